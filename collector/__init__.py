@@ -1,0 +1,1 @@
+"""The asyncio agent: schedules probes, composes snapshots, publishes to NATS and Prometheus."""

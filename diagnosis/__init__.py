@@ -1,0 +1,1 @@
+"""Verdicts over the fleet; talks to the collector over NATS only."""
