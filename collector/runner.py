@@ -1,0 +1,211 @@
+"""Runs one probe in a thread of its own, so that its failure or hang stays its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+
+import structlog
+
+from ..native.errors import UnavailableError
+from ..probes.model import Event, Health, HealthState
+from ..probes.probe import Context, Probe, Sample, Spec
+from .garbage import refuse_garbage
+
+BUILD_DEADLINE_NS = 20_000_000_000
+WAKE_GAP_S = 0.01
+REBUILD_AFTER_FAILURES = 3
+FIRST_BACKOFF_NS = 100_000_000
+LONGEST_BACKOFF_NS = 30_000_000_000
+
+log = structlog.get_logger()
+
+
+class Runner:
+    """One probe, its thread, its latest sample and its health.
+
+    Everything but the probe's own code runs on the event loop. A probe past its deadline is `hung`
+    and left alone until it returns; one that raises is tried again, later each time, and built anew
+    after three failures in a row.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        context: Context,
+        on_events: Callable[[list[Event]], None],
+    ) -> None:
+        self.spec = spec
+        self.sample = Sample()
+        self.sample_at_ns = 0
+        self.error: UnavailableError | None = None
+        self._context = context
+        self._on_events = on_events
+        self._state: HealthState = "starting"
+        self._reason = ""
+        self._remedy = ""
+        self._events = 0
+        self._duration_ns = 0
+        self._failures = 0
+        self._not_before_ns = 0
+        self._busy_since_ns = 0
+        self._built = False
+        self._closing = False
+        self._wake_fds: tuple[int, ...] = ()
+        self._loop = asyncio.get_running_loop()
+        self._round = self._loop.create_future()
+        self._ended = self._loop.create_future()
+        self._requests: SimpleQueue[int | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=f"probe-{spec.name}", daemon=True)
+
+    @property
+    def state(self) -> HealthState:
+        return self._state
+
+    @property
+    def health(self) -> Health:
+        return Health(
+            probe=self.spec.name,
+            state=self._state,
+            reason=self._reason,
+            remedy=self._remedy,
+            events=self._events,
+            dropped=dict(self.sample.dropped),
+            last_success_ns=self.sample_at_ns,
+            duration_ns=self._duration_ns,
+        )
+
+    def start(self) -> asyncio.Future[None]:
+        """Builds the probe and runs its first round; the future is done when either has ended, well or badly."""
+        self._thread.start()
+        return self._begin(time.monotonic_ns())
+
+    def request(self, now_ns: int) -> asyncio.Future[None] | None:
+        """Asks for a round; None while one is under way, in back-off, or when the probe cannot work here."""
+        if self._closing or self._busy_since_ns or self._state == "unavailable" or now_ns < self._not_before_ns:
+            return None
+        return self._begin(now_ns)
+
+    def watch(self, now_ns: int) -> None:
+        """Marks the probe hung when its round is past the deadline."""
+        limit_ns = self.spec.deadline_ns if self._built else BUILD_DEADLINE_NS
+        if self._busy_since_ns and self._state != "hung" and now_ns - self._busy_since_ns > limit_ns:
+            where = _kernel_function(self._thread.native_id)
+            self._change("hung", f"a round has not returned for {limit_ns / 1e9:g} s{where}")
+
+    async def stop(self, deadline_s: float) -> bool:
+        """Closes the probe; False when its thread did not come back in time and was left behind."""
+        self._closing = True
+        self._ignore_wakes()
+        self._requests.put(None)
+        done, _ = await asyncio.wait({self._ended}, timeout=deadline_s)
+        return bool(done)
+
+    # In the probe's thread.
+
+    def _work(self) -> None:
+        probe: Probe | None = None
+        failures = 0
+        while (now_ns := self._requests.get()) is not None:
+            started_ns = time.monotonic_ns()
+            try:
+                if probe is None:
+                    probe = self._build()
+                outcome: Sample | Exception = refuse_garbage(self.spec, probe.sample(now_ns))
+                failures = 0
+            except Exception as error:
+                outcome = error
+                failures += 1
+            if failures >= REBUILD_AFTER_FAILURES:
+                probe, failures = _close(probe), 0
+            fds = tuple(probe.wake_fds()) if probe is not None else ()
+            self._tell(self._done, outcome, now_ns, time.monotonic_ns() - started_ns, fds)
+        _close(probe)
+        self._tell(self._ended.set_result, None)
+
+    def _build(self) -> Probe:
+        probe = self.spec.build(self._context)
+        self._built = True
+        return probe
+
+    def _tell(self, call: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the loop is gone: nobody is left to hear it
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    # On the event loop.
+
+    def _begin(self, now_ns: int) -> asyncio.Future[None]:
+        self._ignore_wakes()
+        self._busy_since_ns = now_ns
+        self._round = self._loop.create_future()
+        self._requests.put(now_ns)
+        return self._round
+
+    def _done(self, outcome: Sample | Exception, at_ns: int, took_ns: int, wake_fds: tuple[int, ...]) -> None:
+        self._busy_since_ns = 0
+        self._duration_ns = took_ns
+        self._wake_fds = wake_fds
+        if isinstance(outcome, Sample):
+            self._succeed(outcome, at_ns)
+        elif isinstance(outcome, UnavailableError) and not self._built:
+            self.error = outcome
+            self._change("unavailable", outcome.message, outcome.remedy)
+        else:
+            self._fail(outcome)
+        self._round.set_result(None)
+        if wake_fds:
+            self._loop.call_later(WAKE_GAP_S, self._heed_wakes)
+
+    def _succeed(self, sample: Sample, at_ns: int) -> None:
+        self.sample, self.sample_at_ns = sample, at_ns
+        self._failures = self._not_before_ns = 0
+        self._change("degraded" if sample.degraded else "ok", sample.degraded)
+        if sample.events:
+            self._events += len(sample.events)
+            self._on_events(list(sample.events))
+
+    def _fail(self, error: Exception) -> None:
+        self._failures += 1
+        self._not_before_ns = time.monotonic_ns() + min(LONGEST_BACKOFF_NS, FIRST_BACKOFF_NS << min(self._failures, 20))
+        self._change("failing", f"{type(error).__name__}: {error}"[:500], getattr(error, "remedy", ""))
+
+    def _change(self, state: HealthState, reason: str, remedy: str = "") -> None:
+        if state != self._state:
+            write = log.info if state == "ok" else log.warning
+            write("probe changed state", probe=self.spec.name, state=state, reason=reason, remedy=remedy)
+        self._state, self._reason, self._remedy = state, reason, remedy
+
+    def _heed_wakes(self) -> None:
+        if not self._closing and not self._busy_since_ns:
+            for fd in self._wake_fds:
+                self._loop.add_reader(fd, self._wake)
+
+    def _ignore_wakes(self) -> None:
+        for fd in self._wake_fds:
+            self._loop.remove_reader(fd)
+
+    def _wake(self) -> None:
+        """A ring or the log has something: one round at once, and no other wake until it is done."""
+        if self.request(time.monotonic_ns()) is None:
+            self._ignore_wakes()
+            self._loop.call_later(WAKE_GAP_S, self._heed_wakes)
+
+
+def _close(probe: Probe | None) -> None:
+    if probe is not None:
+        with suppress(Exception):
+            probe.close()
+
+
+def _kernel_function(thread_id: int | None) -> str:
+    """Where in the kernel a thread of ours sleeps, as evidence; "" where /proc does not say."""
+    try:
+        name = Path(f"/proc/self/task/{thread_id}/wchan").read_text()
+    except OSError:
+        return ""
+    return f" (in the kernel: {name})" if name not in ("", "0") else ""

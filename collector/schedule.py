@@ -1,0 +1,96 @@
+"""When probes run and snapshots are made: a steady beat that no probe can hold up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import structlog
+
+from ..probes.model import Snapshot
+from .runner import Runner
+from .snapshot import Composer
+
+log = structlog.get_logger()
+
+
+class Schedule:
+    """Asks probes for rounds and composes a snapshot every interval.
+
+    Probes with a period of their own run on it; all others run with the snapshot, which waits for
+    them for at most half the interval and then goes out with what there is.
+    """
+
+    def __init__(
+        self,
+        runners: Sequence[Runner],
+        composer: Composer,
+        interval_ns: int,
+        on_snapshot: Callable[[Snapshot], None],
+    ) -> None:
+        self.snapshots = 0
+        self.missed_beats = 0
+        self._runners = runners
+        self._composer = composer
+        self._interval_ns = interval_ns
+        self._on_snapshot = on_snapshot
+
+    async def first_round(self, deadline_s: float) -> None:
+        """Starts every probe and waits until each has worked or failed once, or the deadline passed."""
+        await _wait([runner.start() for runner in self._runners], deadline_s)
+
+    async def run(self) -> None:
+        """Beats until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._snapshots())
+            for runner in self._runners:
+                if runner.spec.period_ns:
+                    tasks.create_task(self._pace(runner))
+
+    async def last_round(self, deadline_s: float) -> None:
+        """One more round of every probe, so that nothing seen is left in a ring."""
+        await self._round(self._runners, deadline_s)
+        self._snapshot()
+
+    async def _snapshots(self) -> None:
+        with_snapshot = [runner for runner in self._runners if not runner.spec.period_ns]
+        async for _ in self._beats(self._interval_ns):
+            await self._round(with_snapshot, self._interval_ns / 2e9)
+            self._snapshot()
+
+    async def _pace(self, runner: Runner) -> None:
+        async for now_ns in self._beats(runner.spec.period_ns):
+            runner.request(now_ns)
+
+    async def _beats(self, period_ns: int) -> AsyncIterator[int]:
+        due_ns = time.monotonic_ns()
+        while True:
+            due_ns += period_ns
+            late = (time.monotonic_ns() - due_ns) // period_ns
+            if late > 0:
+                self.missed_beats += late
+                due_ns += late * period_ns
+            await asyncio.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
+            yield due_ns
+
+    async def _round(self, runners: Sequence[Runner], deadline_s: float) -> None:
+        now_ns = time.monotonic_ns()
+        asked = [runner.request(now_ns) for runner in runners]
+        await _wait([future for future in asked if future is not None], deadline_s)
+
+    def _snapshot(self) -> None:
+        now_ns = time.monotonic_ns()
+        for runner in self._runners:
+            runner.watch(now_ns)
+        samples = [(runner.spec.name, runner.sample_at_ns, runner.sample) for runner in self._runners]
+        snapshot = self._composer.compose(
+            now_ns, self._interval_ns, samples, [runner.health for runner in self._runners]
+        )
+        self.snapshots += 1
+        self._on_snapshot(snapshot)
+
+
+async def _wait(futures: Sequence[asyncio.Future[None]], deadline_s: float) -> None:
+    if futures:
+        await asyncio.wait(futures, timeout=deadline_s)

@@ -1,0 +1,102 @@
+"""Composes the snapshot: the latest sample of every probe, with histograms as quantiles of the interval."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..probes.model import Health, Reading, Snapshot
+from ..probes.probe import Histogram, Sample, Series
+
+QUANTILES = (0.5, 0.99)
+
+
+class Composer:
+    """Makes successive snapshots of one node; remembers histogram counts to tell what the interval added."""
+
+    def __init__(self, *, node: str, cluster: str, boot_id: str) -> None:
+        self._node = node
+        self._cluster = cluster
+        self._boot_id = boot_id
+        self._agent = f"{os.getpid()}-{time.monotonic_ns():x}"
+        self._seq = 0
+        self._previous: dict[str, np.ndarray[Any, Any]] = {}
+
+    def compose(
+        self, now_ns: int, interval_ns: int, samples: Sequence[tuple[str, int, Sample]], health: Sequence[Health]
+    ) -> Snapshot:
+        """`samples` are (probe, taken at, sample); probes that never succeeded are left out, not zero."""
+        self._seq += 1
+        return Snapshot(
+            node=self._node,
+            cluster=self._cluster,
+            boot_id=self._boot_id,
+            agent=self._agent,
+            seq=self._seq,
+            at_ns=now_ns,
+            wall_offset_ns=time.time_ns() - time.monotonic_ns(),
+            interval_ns=interval_ns,
+            host=tuple(
+                Reading(entity="host", probe=probe, at_ns=at_ns, values=self._values(sample))
+                for probe, at_ns, sample in samples
+                if at_ns
+            ),
+            health=tuple(health),
+        )
+
+    def _values(self, sample: Sample) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for series in sample.series:
+            if isinstance(series.value, Histogram):
+                values.update(self._summary(series, series.value))
+            else:
+                values[series_key(series)] = series.value
+        return values
+
+    def _summary(self, series: Series, histogram: Histogram) -> dict[str, float]:
+        key = series_key(series)
+        counts = np.asarray(histogram.counts)
+        added = counts - self._previous.get(key, np.zeros_like(counts))
+        self._previous[key] = counts.copy()
+        summary = {
+            series_key(series, "_count"): float(counts.sum()),
+            series_key(series, "_sum"): float(histogram.total),
+        }
+        if added.sum() > 0:
+            for quantile in QUANTILES:
+                summary[series_key(series, "", quantile)] = quantile_of(histogram.bounds, added, quantile)
+        return summary
+
+
+def series_key(series: Series, suffix: str = "", quantile: float | None = None) -> str:
+    """The series as Prometheus writes it: `name{label="value"}`."""
+    pairs = list(zip(series.metric.labels, series.labels, strict=True))
+    if quantile is not None:
+        pairs.append(("quantile", f"{quantile:g}"))
+    name = series.metric.name + suffix
+    if not pairs:
+        return name
+    return name + "{" + ",".join(f'{label}="{_escape(value)}"' for label, value in pairs) + "}"
+
+
+def quantile_of(bounds: Sequence[float], counts: np.ndarray[Any, Any], quantile: float) -> float:
+    """The quantile by linear interpolation within its bucket, as Prometheus does it.
+
+    Values above the last bound are reported as the last bound: the histogram knows no more.
+    """
+    edges = np.concatenate(([0.0], bounds))
+    cumulative = np.concatenate(([0.0], np.cumsum(counts[: len(bounds)])))
+    rank = quantile * counts.sum()
+    if rank >= cumulative[-1]:
+        return float(edges[-1])
+    bucket = int(np.searchsorted(cumulative, rank, side="right")) - 1
+    inside = (rank - cumulative[bucket]) / (cumulative[bucket + 1] - cumulative[bucket])
+    return float(edges[bucket] + inside * (edges[bucket + 1] - edges[bucket]))
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -1,0 +1,165 @@
+"""A probe that raises, hangs or returns garbage stays its own problem; one that wakes is heard at once."""
+
+import asyncio
+import os
+import threading
+import time
+
+import pytest
+
+from eagle_eye.collector.runner import Runner
+from eagle_eye.native.errors import UnavailableError
+from eagle_eye.probes.probe import Metric, Sample, Series, Spec
+
+GAUGE = Metric("eagle_eye_test_value", "gauge", "A value.")
+
+
+class Fake:
+    """A probe whose rounds are given by a function."""
+
+    def __init__(self, round_, fds=()):
+        self.round = round_
+        self.fds = fds
+        self.closed = False
+
+    def sample(self, now_ns):
+        return self.round()
+
+    def wake_fds(self):
+        return self.fds
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def make(context):
+    events = []
+
+    def runner(build, **spec):
+        spec = Spec(name="test", help="", build=build, metrics=(GAUGE,), **spec)
+        made = Runner(spec, context(), events.extend)
+        made.seen = events
+        return made
+
+    return runner
+
+
+def good():
+    return Sample(series=[Series(GAUGE, 1.0)])
+
+
+async def test_a_good_round_is_ok(make):
+    probe = Fake(good)
+    runner = make(lambda context: probe)
+    await runner.start()
+
+    assert runner.state == "ok"
+    assert runner.sample.series[0].value == 1.0
+    assert await runner.stop(1)
+    assert probe.closed
+
+
+async def test_unavailable_says_why_and_how_to_mend_it(make):
+    def build(context):
+        raise UnavailableError("no BTF", remedy="boot a kernel with it")
+
+    runner = make(build)
+    await runner.start()
+
+    assert runner.health.state == "unavailable"
+    assert (runner.health.reason, runner.health.remedy) == ("no BTF", "boot a kernel with it")
+    assert runner.request(time.monotonic_ns()) is None
+    await runner.stop(1)
+
+
+@pytest.mark.parametrize(
+    ("garbage", "said"),
+    [
+        (None, "not a Sample"),
+        (Sample(series=[Series(GAUGE, float("nan"))]), "finite"),
+        (Sample(series=[Series(GAUGE, "1")]), "finite"),
+        (Sample(series=[Series(GAUGE, 1.0, ("extra",))]), "label values"),
+        (Sample(series=[Series(Metric("eagle_eye_other", "gauge", ""), 1.0)]), "declares"),
+        (Sample(events=["boom"]), "not an Event"),
+    ],
+)
+async def test_garbage_is_a_failure_that_names_it(make, garbage, said):
+    runner = make(lambda context: Fake(lambda: garbage))
+    await runner.start()
+
+    assert runner.state == "failing"
+    assert said in runner.health.reason
+    await runner.stop(1)
+
+
+async def test_a_failing_probe_backs_off_and_is_built_anew_after_three_failures(make):
+    built = []
+
+    def build(context):
+        built.append(Fake(good if len(built) == 1 else lambda: 1 / 0))
+        return built[-1]
+
+    runner = make(build)
+    await runner.start()
+    assert runner.request(time.monotonic_ns()) is None, "it is in back-off"
+    for _ in range(3):
+        await runner.request(time.monotonic_ns() + 10**12)
+
+    assert built[0].closed
+    assert runner.state == "ok"
+    await runner.stop(1)
+
+
+async def test_a_hung_round_is_marked_left_alone_and_recovers(make):
+    release = threading.Event()
+    rounds = iter([good, lambda: release.wait(10) and good(), good])
+    runner = make(lambda context: Fake(lambda: next(rounds)()), deadline_ns=50_000_000)
+    await runner.start()
+    stuck = runner.request(time.monotonic_ns())
+    await asyncio.sleep(0.1)
+    runner.watch(time.monotonic_ns())
+
+    assert runner.state == "hung"
+    assert "0.05 s" in runner.health.reason
+    assert runner.request(time.monotonic_ns()) is None
+    release.set()
+    await stuck
+    assert runner.state == "ok"
+    await runner.stop(1)
+
+
+async def test_stop_does_not_wait_for_a_hung_round(make):
+    release = threading.Event()
+    runner = make(lambda context: Fake(lambda: release.wait(10)))
+    runner.start()
+    started = time.monotonic()
+
+    assert not await runner.stop(0.1)
+    assert time.monotonic() - started < 1
+    release.set()
+
+
+async def test_a_readable_descriptor_asks_for_a_round_at_once(make):
+    read, write = os.pipe()
+    rounds = []
+
+    def round_():
+        rounds.append(time.monotonic())
+        if len(rounds) > 1:
+            os.read(read, 100)
+        return good()
+
+    runner = make(lambda context: Fake(round_, (read,)))
+    await runner.start()
+    await asyncio.sleep(0.05)
+    assert len(rounds) == 1, "nothing to read, no round"
+    os.write(write, b"x")
+    sent = time.monotonic()
+    await asyncio.sleep(0.1)
+
+    assert len(rounds) == 2
+    assert rounds[1] - sent < 0.05
+    await runner.stop(1)
+    os.close(read)
+    os.close(write)
