@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* What more than one program needs. Included after types.h; brings libbpf's headers along. */
+#ifndef EAGLE_EYE_COMMON_BPF_H
+#define EAGLE_EYE_COMMON_BPF_H
+
+#include "types.h"
+
+#include <bpf/bpf_helpers.h>
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#define LICENSE() char LICENSE[] SEC("license") = "Dual BSD/GPL"
+
+/* Which hierarchy names a task's cgroup: 0 the unified one, else a version 1 controller. */
+enum cgroup_hierarchy {
+	CGROUP_UNIFIED = 0,
+	CGROUP_V1_CPU = 1,
+	CGROUP_V1_MEMORY = 2,
+	CGROUP_V1_PIDS = 3,
+};
+
+/* Index of the smallest power of two that is not below `value`: bucket i holds (2^(i-1), 2^i], so that
+ * 2^i is an inclusive upper bound as Prometheus has it. At most `last`. */
+static __always_inline __u32 log2_bucket(__u64 value, __u32 last)
+{
+	__u64 v = value > 1 ? value - 1 : 0;
+	__u32 i = v != 0;
+
+	if (v >> 32) { i += 32; v >>= 32; }
+	if (v >> 16) { i += 16; v >>= 16; }
+	if (v >> 8) { i += 8; v >>= 8; }
+	if (v >> 4) { i += 4; v >>= 4; }
+	if (v >> 2) { i += 2; v >>= 2; }
+	if (v >> 1) { i += 1; }
+	return i < last ? i : last;
+}
+
+/* This CPU's entry of an array with one entry per CPU. */
+static __always_inline void *this_cpu_entry(void *map)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+
+	return bpf_map_lookup_elem(map, &cpu);
+}
+
+/* Room for one record, or NULL after counting the loss. Atomic, because an interrupt may lose one too. */
+static __always_inline void *ring_reserve(void *ring, __u64 size_bytes, __u64 *dropped)
+{
+	void *record = bpf_ringbuf_reserve(ring, size_bytes, 0);
+
+	if (!record && dropped)
+		__sync_fetch_and_add(dropped, 1);
+	return record;
+}
+
+/* Left for the next periodic drain. */
+static __always_inline void ring_submit(void *record)
+{
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+}
+
+/* Wakes the reader at once. */
+static __always_inline void ring_submit_urgent(void *record)
+{
+	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
+}
+
+/*
+ * The readers below follow pointers without a helper call, which the verifier allows for pointers whose
+ * type it knows: arguments of tp_btf programs and iterators, and bpf_get_current_task_btf().
+ */
+
+static __always_inline __u32 task_state(struct task_struct *task)
+{
+	if (bpf_core_field_exists(task->__state))
+		return task->__state;
+	return ((struct task_struct___old *)task)->state;
+}
+
+static __always_inline __u32 task_last_cpu(struct task_struct *task)
+{
+	if (bpf_core_field_exists(task->thread_info.cpu))
+		return task->thread_info.cpu;
+	return ((struct task_struct___old *)task)->cpu;
+}
+
+static __always_inline __u64 task_start_boottime_ns(struct task_struct *task)
+{
+	if (bpf_core_field_exists(task->start_boottime))
+		return task->start_boottime;
+	return ((struct task_struct___old *)task)->real_start_time;
+}
+
+/* Pages of one kind (MM_ANONPAGES, …), signed. Since v6.2 an estimate: what CPUs hold back is not in it.
+ * A macro, because CO-RE relocates an array element only where the index is a constant. */
+#define MM_RSS_PAGES(mm, kind)                                                                                  \
+	(bpf_core_field_exists(((struct mm_struct___old *)(mm))->rss_stat.count)                                 \
+		 ? (__s64)((struct mm_struct___old *)(mm))->rss_stat.count[kind].counter                         \
+		 : (mm)->rss_stat[kind].count)
+
+static __always_inline __u64 kernfs_id(struct kernfs_node *node)
+{
+	struct kernfs_node___old *old = (void *)node;
+
+	return bpf_core_field_exists(old->id.id) ? old->id.id : node->id;
+}
+
+#define CGROUP_V1_NODE(task, controller)                                                                        \
+	(bpf_core_enum_value_exists(enum cgroup_subsys_id, controller)                                           \
+		 ? cgroup_v1_node(task, bpf_core_enum_value(enum cgroup_subsys_id, controller))                  \
+		 : NULL)
+
+static __always_inline struct kernfs_node *cgroup_v1_node(struct task_struct *task, __u64 subsystem)
+{
+	return task->cgroups->subsys[subsystem]->cgroup->kn;
+}
+
+/* Equal to the inode number of the cgroup's folder (and to bpf_get_current_cgroup_id() for the unified
+ * hierarchy); 0 when the controller is not built into this kernel. */
+static __always_inline __u64 task_cgroup_id(struct task_struct *task, __u32 hierarchy)
+{
+	struct kernfs_node *node;
+
+	if (hierarchy == CGROUP_V1_CPU)
+		node = CGROUP_V1_NODE(task, cpu_cgrp_id);
+	else if (hierarchy == CGROUP_V1_MEMORY)
+		node = CGROUP_V1_NODE(task, memory_cgrp_id);
+	else if (hierarchy == CGROUP_V1_PIDS)
+		node = CGROUP_V1_NODE(task, pids_cgrp_id);
+	else
+		node = task->cgroups->dfl_cgrp->kn;
+	return node ? kernfs_id(node) : 0;
+}
+
+#endif
