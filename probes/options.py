@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +12,14 @@ from msgspec import Struct
 
 from ..native.errors import UsageError
 
-Kind = Literal["duration", "size", "integer", "boolean", "text", "path", "choice", "address"]
+Kind = Literal["duration", "size", "integer", "boolean", "text", "path", "choice", "address", "url"]
 
 _DURATION_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _SIZE_BYTES = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
+_URL = re.compile(r"(?:(nats|tls|ws|wss)://)?(?:[^@/\s]*@)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?/?")
+_PASSWORD = re.compile(r"//(?:(?P<user>[^@/:]*):)?[^@/]*@")
+_USERINFO = re.compile(r"(://|^').*@")
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -24,6 +28,7 @@ class Option(Struct, frozen=True):
 
     `name` may be dotted (`nats.url`). Parsed values: durations are integer nanoseconds,
     sizes integer bytes, addresses `(host, port)`, paths `Path`, everything else itself.
+    A `default` of None means that the setting may be left out.
     """
 
     name: str
@@ -46,6 +51,14 @@ class Option(Struct, frozen=True):
             raise self._refuse(raw, key)
         return value
 
+    def show(self, value: Any) -> str:
+        """`value`, once parsed, as a user would write it; secrets and passwords are masked."""
+        if value is None:
+            return ""
+        if self.secret:
+            return "***"
+        return _SHOWN.get(self.kind, str)(value)
+
     def allowed(self) -> str:
         """What a user may write, in a few words."""
         words = _ALLOWED[self.kind]
@@ -61,7 +74,7 @@ class Option(Struct, frozen=True):
         return None if raw is None else _PARSERS[self.kind](self, raw, key)
 
     def _refuse(self, raw: Any, key: str) -> UsageError:
-        shown = "(hidden)" if self.secret else repr(raw)
+        shown = "(hidden)" if self.secret else _USERINFO.sub(r"\1***@", repr(raw))[:200]
         return UsageError(f"{key}: {shown} is not allowed; allowed is {self.allowed()}")
 
 
@@ -70,9 +83,10 @@ _ALLOWED: dict[str, str] = {
     "size": "a size in bytes such as 65536, 256KiB or 64MiB",
     "integer": "a whole number",
     "boolean": "true or false",
-    "text": "text",
+    "text": "text of printable characters",
     "path": "a path",
     "choice": "one of the choices",
+    "url": "nats://HOST:PORT (or tls, ws, wss), several joined by commas",
     "address": "HOST:PORT, such as 127.0.0.1:9750 or [::1]:9750 (port 0 takes a free one)",
 }
 
@@ -114,7 +128,7 @@ def _boolean(option: Option, raw: Any, key: str) -> bool:
 
 
 def _text(option: Option, raw: Any, key: str) -> str:
-    if not isinstance(raw, str) or "\0" in raw or len(raw) > 4096:
+    if not isinstance(raw, str) or not raw.strip() or not raw.isprintable() or len(raw) > 4096:
         raise option._refuse(raw, key)
     return raw
 
@@ -129,6 +143,13 @@ def _choice(option: Option, raw: Any, key: str) -> str:
     if raw not in option.choices:
         raise option._refuse(raw, key)
     return str(raw)
+
+
+def _url(option: Option, raw: Any, key: str) -> str:
+    urls = [url.strip() for url in _text(option, raw, key).split(",")]
+    if not all(_URL.fullmatch(url) for url in urls):
+        raise option._refuse(raw, key)
+    return ",".join(url if "://" in url else f"nats://{url}" for url in urls)
 
 
 def _address(option: Option, raw: Any, key: str) -> tuple[str, int]:
@@ -149,4 +170,34 @@ _PARSERS = {
     "path": _path,
     "choice": _choice,
     "address": _address,
+    "url": _url,
+}
+
+
+def mask(url: str) -> str:
+    """A parsed `url` without its passwords or tokens; user names stay."""
+    return _PASSWORD.sub(_masked, url)
+
+
+def _masked(found: re.Match[str]) -> str:
+    user = "" if found["user"] is None else f"{found['user']}:"
+    return f"//{user}***@"
+
+
+def _in_unit(value: int, units: dict[str, int], zero: str) -> str:
+    name = max((u for u in units if value % units[u] == 0 and value), key=units.__getitem__, default=zero)
+    return f"{value // units[name]}{name}"
+
+
+def _show_address(value: tuple[str, int]) -> str:
+    host, port = value
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+_SHOWN: dict[str, Callable[[Any], str]] = {
+    "duration": lambda value: _in_unit(value, _DURATION_NS, "s"),
+    "size": lambda value: _in_unit(value, _SIZE_BYTES, ""),
+    "boolean": lambda value: str(value).lower(),
+    "address": _show_address,
+    "url": mask,
 }
