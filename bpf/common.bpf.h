@@ -133,4 +133,28 @@ static __always_inline __u64 task_cgroup_id(struct task_struct *task, __u32 hier
 	return node ? kernfs_id(node) : 0;
 }
 
+#define CGROUP_V1_INDEX(controller)                                                                             \
+	(bpf_core_enum_value_exists(enum cgroup_subsys_id, controller)                                           \
+		 ? (int)bpf_core_enum_value(enum cgroup_subsys_id, controller)                                   \
+		 : -1)
+
+/* As task_cgroup_id(), for a task that the verifier does not vouch for (bpf_get_current_task(), a stored
+ * pointer): reads by helper. */
+static __always_inline __u64 unproven_cgroup_id(struct task_struct *task, __u32 hierarchy)
+{
+	struct css_set *set = BPF_CORE_READ(task, cgroups);
+	struct cgroup_subsys_state *css = NULL;
+	int index = hierarchy == CGROUP_V1_CPU	    ? CGROUP_V1_INDEX(cpu_cgrp_id)
+		    : hierarchy == CGROUP_V1_MEMORY ? CGROUP_V1_INDEX(memory_cgrp_id)
+						    : CGROUP_V1_INDEX(pids_cgrp_id);
+
+	if (hierarchy == CGROUP_UNIFIED)
+		return BPF_CORE_READ(set, dfl_cgrp, kn, id);
+	if (index < 0)
+		return 0;
+	bpf_probe_read_kernel(&css, sizeof(css),
+			      (void *)set + bpf_core_field_offset(struct css_set, subsys) + sizeof(css) * index);
+	return BPF_CORE_READ(css, cgroup, kn, id);
+}
+
 #endif

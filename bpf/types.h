@@ -79,6 +79,7 @@ enum {
 	TASK_INTERRUPTIBLE = 0x1,
 	TASK_UNINTERRUPTIBLE = 0x2,
 	TASK_NOLOAD = 0x400,
+	TASK_RTLOCK_WAIT = 0x1000,
 	TASK_FROZEN = 0x8000,
 };
 
@@ -213,6 +214,7 @@ struct signal_struct {
 	unsigned int flags;
 	short oom_score_adj;
 	short oom_score_adj_min;
+	struct mm_struct *oom_mm;
 };
 
 struct sched_entity {
@@ -250,6 +252,7 @@ struct task_struct {
 	struct thread_info thread_info;
 	unsigned int __state;
 	unsigned int flags;
+	int on_cpu;
 	int prio;
 	int static_prio;
 	int normal_prio;
@@ -354,6 +357,12 @@ struct trace_event_raw_mark_victim {
 	struct trace_entry ent;
 	int pid;
 	__u32 uid;
+};
+
+/* Newer kernels also pass whether the whole thread group is gone: as (struct task_struct *, bool). */
+struct trace_event_raw_sched_process_exit {
+	struct trace_entry ent;
+	bool group_dead;
 };
 
 struct seq_file;
