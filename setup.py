@@ -70,7 +70,7 @@ def compile_bpf(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".tmp")
     arch = f"-D__TARGET_ARCH_{BPF_TARGETS[target.parent.name]}"
-    _tool([CLANG, *BPF_FLAGS, arch, "-I", str(ROOT / "bpf"), "-c", str(source), "-o", str(unfinished)])
+    _tool([CLANG, *BPF_FLAGS, arch, "-iquote", str(ROOT / "bpf"), "-c", str(source), "-o", str(unfinished)])
     _tool([LLVM_STRIP, "-g", str(unfinished)])
     unfinished.replace(target)
 
