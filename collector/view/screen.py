@@ -1,0 +1,213 @@
+"""The live view: one screen of 80 columns and 24 lines, cropped gracefully on anything smaller."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+from rich.console import Group
+from rich.text import Text
+
+from ...probes.model import Event, Health, Snapshot
+from .figures import LEVELS, RUN_QUEUE, Figures, figures_of
+from .lines import timestamp
+from .sentences import sentence
+from .window import Window
+from .words import UNKNOWN, clean, count, percent, rate, seconds, size, span
+
+MAX_EVENTS = 64
+MAX_HISTORY = 30
+BARS = "▁▂▃▄▅▆▇█"
+QUIETEST_SECONDS, LOUDEST_SECONDS = 1e-5, 1e-1
+
+_STATE_STYLES = {
+    "ok": "green",
+    "off": "dim",
+    "starting": "cyan",
+    "degraded": "yellow",
+    "unavailable": "yellow",
+    "failing": "red",
+    "hung": "bold red",
+}
+_SEVERITY_STYLES = {"info": "", "warning": "yellow", "error": "red", "fatal": "bold red"}
+
+
+class Cost(Struct, frozen=True):
+    """What this process costs."""
+
+    cpu_ratio: float
+    resident_bytes: int
+
+
+class State(Struct, frozen=True):
+    """All that a screen shows. `waits` are the last p99 waits in seconds, oldest first, None where unknown."""
+
+    snapshot: Snapshot
+    figures: Figures
+    waits: tuple[float | None, ...]
+    events: tuple[Event, ...]
+    addresses: Mapping[str, str]
+    kernel: str
+    cost: Cost | None = None
+
+
+class View:
+    """Gathers snapshots and events into the state of the screen; bounded in memory."""
+
+    def __init__(self, kernel: str, addresses: Mapping[str, str]) -> None:
+        self._kernel = kernel
+        self._addresses = addresses
+        self._window = Window()
+        self._waits: deque[float | None] = deque(maxlen=MAX_HISTORY)
+        self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
+
+    def add(self, snapshot: Snapshot, events: Sequence[Event], cost: Cost | None = None) -> State:
+        self._window.add(snapshot)
+        self._waits.append(self._window.value(RUN_QUEUE, quantile="0.99"))
+        self._events.extend(events)
+        return State(
+            snapshot=snapshot,
+            figures=figures_of(self._window),
+            waits=tuple(self._waits),
+            events=tuple(self._events),
+            addresses=self._addresses,
+            kernel=self._kernel,
+            cost=cost,
+        )
+
+
+def screen(state: State, width: int, height: int) -> Group:
+    """`state` as at most `height` lines of at most `width` columns."""
+    top = [*_header(state), _rule(width), *_node(state.figures, state.waits), _rule(width)]
+    probes = _probes(state.snapshot.health)
+    room = height - len(top) - len(probes) - 1
+    events = [_rule(width), *_events(state.events, room)] if room > 0 else []
+    return Group(*(_cropped(line, width) for line in [*top, *probes, *events][:height]))
+
+
+def _header(state: State) -> list[Text]:
+    snapshot = state.snapshot
+    title = Text.assemble(("Eagle Eye ", "bold"), (clean(snapshot.node), "bold cyan"))
+    if state.cost is not None:
+        title.append(f"  costs {percent(state.cost.cpu_ratio)}, {size(state.cost.resident_bytes)}")
+    title.append(f"  every {seconds(snapshot.interval_ns / 1e9)}  up {span(snapshot.at_ns / 1e9)}")
+    title.append(f"  kernel {clean(state.kernel)}", "dim")
+    addresses = "  ".join(f"{name} {clean(address)}" for name, address in state.addresses.items())
+    return [title, Text(addresses, "dim")]
+
+
+def _node(figures: Figures, waits: Sequence[float | None]) -> list[Text]:
+    return [
+        _run_queue(figures, waits),
+        _row("switches", f"{rate(figures.context_switches_rate)}, long waits {rate(figures.long_waits_rate)}"),
+        _row("waiting", _pressure(figures)),
+        _row("memory", _memory(figures)),
+        _tasks(figures),
+        _row("throttled", _throttled(figures), "yellow" if figures.throttled else ""),
+        _kernel_log(figures),
+    ]
+
+
+def _row(name: str, value: str, style: str = "") -> Text:
+    return Text.assemble((f"{name:<11}", "bold"), (value, style))
+
+
+def _run_queue(figures: Figures, waits: Sequence[float | None]) -> Text:
+    values = f"p50 {seconds(figures.run_queue_p50_seconds):<8} p99 {seconds(figures.run_queue_p99_seconds):<8}  "
+    row = _row("run queue", values)
+    row.append(sparkline(waits), "cyan")
+    return row
+
+
+def sparkline(values: Sequence[float | None]) -> str:
+    """One bar per value on a logarithmic scale from 10 us to 100 ms; a blank where nothing is known."""
+    return "".join(" " if value is None else BARS[_height(value)] for value in values)
+
+
+def _height(value: float) -> int:
+    bounded = min(max(value, QUIETEST_SECONDS), LOUDEST_SECONDS)
+    part = math.log(bounded / QUIETEST_SECONDS) / math.log(LOUDEST_SECONDS / QUIETEST_SECONDS)
+    return min(int(part * len(BARS)), len(BARS) - 1)
+
+
+def _pressure(figures: Figures) -> str:
+    shares = [
+        f"{name} {percent(one.some_ratio)} (all {percent(one.full_ratio)})" for name, one in figures.pressure.items()
+    ]
+    return "  ".join(shares)
+
+
+def _memory(figures: Figures) -> str:
+    available = f"{size(figures.memory_available_bytes)} of {size(figures.memory_total_bytes)} available"
+    return f"{available}, OOM kills {count(figures.oom_kills)}   load {_number(figures.load)}"
+
+
+def _number(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.2f}"
+
+
+def _tasks(figures: Figures) -> Text:
+    row = _row("tasks", f"{count(figures.uninterruptible)} uninterruptible, ")
+    row.append(f"{count(figures.stuck)} stuck", "bold red" if figures.stuck else "")
+    return row
+
+
+def _throttled(figures: Figures) -> str:
+    if not figures.throttled:
+        return "none"
+    return "  ".join(f"{clean(name)} {percent(ratio)}" for name, ratio in figures.throttled[:3])
+
+
+def _kernel_log(figures: Figures) -> Text:
+    row = _row("kernel log", "")
+    if not figures.kernel_log_rates:
+        return row.append(UNKNOWN)
+    errors, warnings, others = (
+        _sum(figures.kernel_log_rates, levels) for levels in (LEVELS[:4], LEVELS[4:5], LEVELS[5:])
+    )
+    row.append(f"errors {rate(errors)}", "red" if errors else "")
+    row.append(f"  warnings {rate(warnings)}", "yellow" if warnings else "")
+    row.append(f"  others {rate(others)}")
+    return row.append(f"  lost {count(figures.kernel_log_lost)}", "red" if figures.kernel_log_lost else "")
+
+
+def _sum(rates: Mapping[str, float], levels: Sequence[str]) -> float:
+    return sum(rates.get(level, 0) for level in levels)
+
+
+def _probes(health: Sequence[Health]) -> list[Text]:
+    head = Text(f"{'probe':<10} {'state':<12}{'ms':>7}{'events':>10}{'dropped':>9}  ", "bold")
+    return [head, *(_probe(one) for one in health if one.state != "off")]
+
+
+def _probe(one: Health) -> Text:
+    row = Text(f"{clean(one.probe):<10} ")
+    row.append(f"{one.state:<12}", _STATE_STYLES[one.state])
+    dropped = sum(one.dropped.values())
+    row.append(f"{one.duration_ns / 1e6:>7.2f}{count(one.events):>10}")
+    row.append(f"{count(dropped):>9}  ", "red" if dropped else "")
+    return row.append(clean(one.reason), "dim")
+
+
+def _events(events: Sequence[Event], room: int) -> list[Text]:
+    if not events:
+        return [Text("no events yet; Ctrl-C ends", "dim")]
+    return [_event(event) for event in reversed(events[-room:])] if room > 0 else []
+
+
+def _event(event: Event) -> Text:
+    time = timestamp(event.at_ns + event.wall_offset_ns)[11:23]
+    row = Text(f"{time} ", "dim")
+    return row.append(f"{clean(event.kind)} ", "bold").append(sentence(event), _SEVERITY_STYLES[event.severity])
+
+
+def _rule(width: int) -> Text:
+    return Text("─" * width, "dim")
+
+
+def _cropped(line: Text, width: int) -> Text:
+    line.no_wrap = True
+    line.truncate(width, overflow="ellipsis")
+    return line
