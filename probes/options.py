@@ -17,7 +17,7 @@ Kind = Literal["duration", "size", "integer", "boolean", "text", "path", "choice
 _DURATION_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _SIZE_BYTES = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
-_URL = re.compile(r"(?:(nats|tls|ws|wss)://)?(?:[^@/\s]*@)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?/?")
+_URL = re.compile(r"(?:(nats|tls|ws|wss)://)?(?:[^@/\s]*@)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?")
 _PASSWORD = re.compile(r"//(?:(?P<user>[^@/:]*):)?[^@/]*@")
 _USERINFO = re.compile(r"(://|^').*@")
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -147,8 +147,10 @@ def _choice(option: Option, raw: Any, key: str) -> str:
 
 def _url(option: Option, raw: Any, key: str) -> str:
     urls = [url.strip() for url in _text(option, raw, key).split(",")]
-    if not all(_URL.fullmatch(url) for url in urls):
-        raise option._refuse(raw, key)
+    for url in urls:
+        found = _URL.fullmatch(url)
+        if found is None or int(found[2] or 0) > 65535:
+            raise option._refuse(raw, key)
     return ",".join(url if "://" in url else f"nats://{url}" for url in urls)
 
 
