@@ -32,7 +32,7 @@ class Figures(Struct, frozen=True):
     uninterruptible: float | None
     stuck: float | None
     oom_kills: float | None
-    throttled: tuple[tuple[str, float], ...]
+    throttled: tuple[tuple[str, float], ...] | None
     kernel_log_rates: dict[str, float]
     kernel_log_lost: float | None
 
@@ -64,8 +64,10 @@ def _pressure(window: Window, resource: str) -> Pressure:
     )
 
 
-def _throttled(window: Window) -> tuple[tuple[str, float], ...]:
+def _throttled(window: Window) -> tuple[tuple[str, float], ...] | None:
     """Cgroups held back by their CPU limit just now, with the share of time, most first."""
-    rates = window.rates("eagle_eye_cgroup_throttled_seconds_total")
-    named = [(labels.get("container") or labels.get("cgroup", "?"), rate) for labels, rate in rates if rate > 0]
-    return tuple(sorted(named, key=lambda pair: -pair[1]))
+    metric = "eagle_eye_cgroup_throttled_seconds_total"
+    if window.total(metric) is None:
+        return None
+    named = [(labels.get("container") or labels.get("cgroup", "?"), rate) for labels, rate in window.rates(metric)]
+    return tuple(sorted((pair for pair in named if pair[1] > 0), key=lambda pair: -pair[1]))

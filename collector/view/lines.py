@@ -9,6 +9,7 @@ from ...probes.model import Event, Snapshot
 from .figures import Figures, figures_of
 from .sentences import sentence
 from .window import Window
+from .words import clean
 
 SECOND_NS = 1_000_000_000
 # The timer of a snapshot jitters; without slack every other second would be skipped.
@@ -34,12 +35,15 @@ class PlainLines:
 
 def event_line(event: Event) -> str:
     """`2026-01-31T12:00:00.123Z sched.long_wait warning: …`"""
-    return f"{timestamp(event.at_ns + event.wall_offset_ns)} {event.kind} {event.severity}: {sentence(event)}"
+    return f"{timestamp(event.at_ns + event.wall_offset_ns)} {clean(event.kind)} {event.severity}: {sentence(event)}"
 
 
 def snapshot_line(snapshot: Snapshot, figures: Figures) -> str:
     """`2026-01-31T12:00:00.123Z snapshot run_queue_p99_seconds=0.000012 …`; what is unknown is left out."""
-    pairs = [*_numbers(figures), *(f"{one.probe}={one.state}" for one in snapshot.health if one.state not in WELL)]
+    pairs = [
+        *_numbers(figures),
+        *(f"{clean(one.probe)}={one.state}" for one in snapshot.health if one.state not in WELL),
+    ]
     return f"{timestamp(snapshot.at_ns + snapshot.wall_offset_ns)} snapshot seq={snapshot.seq} {' '.join(pairs)}"
 
 

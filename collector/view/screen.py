@@ -156,7 +156,7 @@ def _tasks(figures: Figures) -> Text:
 
 def _throttled(figures: Figures) -> str:
     if not figures.throttled:
-        return "none"
+        return UNKNOWN if figures.throttled is None else "none"
     return "  ".join(f"{clean(name)} {percent(ratio)}" for name, ratio in figures.throttled[:3])
 
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from ...probes.model import Snapshot
 
 WINDOW_NS = 1_000_000_000
+STALE_NS = 5_000_000_000
 MAX_SNAPSHOTS = 64
 
 _SERIES = re.compile(r"(\w+)(?:\{(.*)\})?", re.DOTALL)
@@ -29,13 +30,17 @@ class Point(Struct, frozen=True):
 
 
 class Window:
-    """The newest snapshot, and those of the second before it to take rates from."""
+    """The newest snapshot, and those of the second before it to take rates from.
+
+    What a probe read more than 5 s ago is not known now.
+    """
 
     def __init__(self) -> None:
         self._snapshots: deque[tuple[int, dict[str, tuple[float, int]]]] = deque(maxlen=MAX_SNAPSHOTS)
 
     def add(self, snapshot: Snapshot) -> None:
-        points = {key: (value, one.at_ns) for one in snapshot.host for key, value in one.values.items()}
+        fresh = [one for one in snapshot.host if snapshot.at_ns - one.at_ns <= max(STALE_NS, 3 * snapshot.interval_ns)]
+        points = {key: (value, one.at_ns) for one in fresh for key, value in one.values.items()}
         self._snapshots.append((snapshot.at_ns, points))
         while len(self._snapshots) > 2 and snapshot.at_ns - self._snapshots[1][0] >= WINDOW_NS:
             self._snapshots.popleft()
