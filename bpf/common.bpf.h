@@ -93,10 +93,11 @@ static __always_inline __u64 task_start_boottime_ns(struct task_struct *task)
 }
 
 /* Pages of one kind (MM_ANONPAGES, …), signed. Since v6.2 an estimate: what CPUs hold back is not in it.
- * A macro, because CO-RE relocates an array element only where the index is a constant. */
+ * A macro, because CO-RE relocates an array element only where the index is a constant. The older array is
+ * read by helper: the verifiers of 5.10 and 6.1 follow no array whose element type is a typedef. */
 #define MM_RSS_PAGES(mm, kind)                                                                                  \
 	(bpf_core_field_exists(((struct mm_struct___old *)(mm))->rss_stat.count)                                 \
-		 ? (__s64)((struct mm_struct___old *)(mm))->rss_stat.count[kind].counter                         \
+		 ? (__s64)BPF_CORE_READ((struct mm_struct___old *)(mm), rss_stat.count[kind].counter)            \
 		 : (mm)->rss_stat[kind].count)
 
 static __always_inline __u64 kernfs_id(struct kernfs_node *node)
