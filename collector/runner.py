@@ -122,7 +122,8 @@ class Runner:
                 outcome = error
                 failures += 1
             if failures >= REBUILD_AFTER_FAILURES:
-                probe, failures = _close(probe), 0
+                _close(probe)
+                probe, failures = None, 0
             fds = tuple(probe.wake_fds()) if probe is not None else ()
             self._tell(self._done, outcome, now_ns, time.monotonic_ns() - started_ns, fds)
         _close(probe)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import structlog
 
-from ..probes.model import Snapshot
+from ..probes.model import Health, Snapshot
 from .runner import Runner
 from .snapshot import Composer
 
@@ -27,6 +27,7 @@ class Schedule:
         runners: Sequence[Runner],
         composer: Composer,
         interval_ns: int,
+        health: Callable[[], Sequence[Health]],
         on_snapshot: Callable[[Snapshot], None],
     ) -> None:
         self.snapshots = 0
@@ -34,6 +35,7 @@ class Schedule:
         self._runners = runners
         self._composer = composer
         self._interval_ns = interval_ns
+        self._health = health
         self._on_snapshot = on_snapshot
 
     async def first_round(self, deadline_s: float) -> None:
@@ -84,9 +86,7 @@ class Schedule:
         for runner in self._runners:
             runner.watch(now_ns)
         samples = [(runner.spec.name, runner.sample_at_ns, runner.sample) for runner in self._runners]
-        snapshot = self._composer.compose(
-            now_ns, self._interval_ns, samples, [runner.health for runner in self._runners]
-        )
+        snapshot = self._composer.compose(now_ns, self._interval_ns, samples, self._health())
         self.snapshots += 1
         self._on_snapshot(snapshot)
 

@@ -33,9 +33,14 @@ def runner(context, name, round_, **spec):
     return Runner(spec, context(name), lambda events: None)
 
 
+def make_schedule(runners, interval_ns, on_snapshot):
+    composer = Composer(node="n", cluster="c", boot_id="b")
+    return Schedule(runners, composer, interval_ns, lambda: [each.health for each in runners], on_snapshot)
+
+
 async def beat(runners, seconds, interval_ns):
     snapshots = []
-    schedule = Schedule(runners, Composer(node="n", cluster="c", boot_id="b"), interval_ns, snapshots.append)
+    schedule = make_schedule(runners, interval_ns, snapshots.append)
     await schedule.first_round(1)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(schedule.run(), seconds)
@@ -56,7 +61,7 @@ async def test_a_hung_probe_does_not_slow_the_beat_of_the_others(context):
     alone = len(snapshots)
     runners[0] = runner(context, "good", good)
     snapshots = []
-    schedule = Schedule(runners, Composer(node="n", cluster="c", boot_id="b"), 50 * MS, snapshots.append)
+    schedule = make_schedule(runners, 50 * MS, snapshots.append)
     await schedule.first_round(0.1)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(schedule.run(), 0.6)
@@ -101,7 +106,7 @@ async def test_missed_beats_are_counted_and_not_made_up_for(context):
             threading.Event().wait(0.3)
 
     only = runner(context, "only", good)
-    schedule = Schedule([only], Composer(node="n", cluster="c", boot_id="b"), 50 * MS, block)
+    schedule = make_schedule([only], 50 * MS, block)
     await schedule.first_round(1)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(schedule.run(), 0.6)
