@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
-import struct
-import time
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from .cgroup_ids import CgroupIds, walk
 from .paths import Paths
 
 Version = Literal["v1", "v2", "hybrid", "none"]
 
 _CONTAINER = re.compile(r"(?:.*[-:])?([0-9a-f]{64})(?:\.scope)?")
-_MAX_NAMES = 8192
-_MAX_DEPTH = 32
-_RESCAN_SECONDS = 5.0
 # From this on the version 1 memory controller means "no limit": LONG_MAX, rounded down to a page.
 _V1_NO_LIMIT_BYTES = 2**63 - 2**16
-_FILEID_KERNFS = 0xFE
 
 
 def container_of(path: str) -> str:
@@ -43,7 +35,7 @@ class CgroupTree:
     def __init__(self, paths: Paths) -> None:
         self._base = paths.sys / "fs/cgroup"
         self._unified = self._unified_root()
-        self._names: dict[Path, _Names] = {}
+        self._names: dict[Path, CgroupIds] = {}
 
     @property
     def version(self) -> Version:
@@ -71,7 +63,7 @@ class CgroupTree:
         if root is None:
             return ""
         if root not in self._names:
-            self._names[root] = _Names(root)
+            self._names[root] = CgroupIds(root)
         return self._names[root].path_of(cgroup_id)
 
     def memory_limit_bytes(self, path: str) -> int | None:
@@ -87,7 +79,7 @@ class CgroupTree:
     def walk(self, controller: str) -> Iterator[str]:
         """Paths of all cgroups that have `controller`, the root first. Lazy: a step reads one folder."""
         root = self.root(controller)
-        return _walk(root) if root else iter(())
+        return walk(root) if root else iter(())
 
     def _memory(self, path: str, v2_file: str, v1_file: str) -> int | None:
         root = self.root("memory")
@@ -106,103 +98,6 @@ class CgroupTree:
             if path != self._unified and (path / "cgroup.procs").exists():
                 return path
         return None
-
-
-class _Names:
-    """Ids to paths in one hierarchy.
-
-    An id is the kernel's kernfs id, which is the inode number of the cgroup's folder; before Linux 5.5 only its
-    lower half is. The kernel opens a folder by id (since 5.5, with CAP_DAC_READ_SEARCH), which also finds one
-    that is seconds old; else the tree is searched, at most every `_RESCAN_SECONDS`.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._known: dict[int, str] = {}
-        self._searched = -_RESCAN_SECONDS
-        self._by_handle = _opens_by_handle(root)
-
-    def path_of(self, cgroup_id: int) -> str:
-        path = self._known.get(cgroup_id) or self._look_up(cgroup_id)
-        if path:
-            if len(self._known) >= _MAX_NAMES:
-                self._known.clear()
-            self._known[cgroup_id] = path
-        return path
-
-    def _look_up(self, cgroup_id: int) -> str:
-        if self._by_handle:
-            return _path_by_handle(self._root, cgroup_id)
-        self._search()
-        return self._known.get(cgroup_id) or self._known.get(cgroup_id & 0xFFFFFFFF, "")
-
-    def _search(self) -> None:
-        if time.monotonic() - self._searched < _RESCAN_SECONDS:
-            return
-        self._known = {}
-        for path in _walk(self._root):
-            if len(self._known) >= _MAX_NAMES:
-                break
-            try:
-                self._known[os.stat(self._root / path[1:]).st_ino] = path
-            except OSError:
-                continue
-        self._searched = time.monotonic()
-
-
-def _opens_by_handle(root: Path) -> bool:
-    try:
-        return _path_by_handle(root, os.stat(root).st_ino) == "/"
-    except OSError:
-        return False
-
-
-def _path_by_handle(root: Path, cgroup_id: int) -> str:
-    at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fd = _open_by_handle(at, cgroup_id)
-        if fd < 0:
-            return ""
-        try:
-            return _relative(os.readlink(f"/proc/self/fd/{fd}"), os.readlink(f"/proc/self/fd/{at}"))
-        finally:
-            os.close(fd)
-    finally:
-        os.close(at)
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
-
-
-def _open_by_handle(at: int, cgroup_id: int) -> int:
-    """A descriptor, or -1. struct file_handle is bytes, type, then the id (fcntl.h, linux/exportfs.h)."""
-    handle = struct.pack("=IiQ", 8, _FILEID_KERNFS, cgroup_id & 0xFFFFFFFFFFFFFFFF)
-    return int(_libc().open_by_handle_at(at, handle, os.O_PATH | os.O_CLOEXEC))
-
-
-def _relative(folder: str, root: str) -> str:
-    if folder.endswith(" (deleted)") or not (folder + "/").startswith(root.rstrip("/") + "/"):
-        return ""
-    return "/" + folder[len(root) :].strip("/")
-
-
-def _walk(root: Path) -> Iterator[str]:
-    pending = ["/"]
-    while pending:
-        path = pending.pop()
-        yield path
-        if path.count("/") < _MAX_DEPTH:
-            pending += _children(root, path)
-
-
-def _children(root: Path, path: str) -> list[str]:
-    try:
-        with os.scandir(root / path[1:]) as entries:
-            return [f"{path.rstrip('/')}/{entry.name}" for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return []
 
 
 def _number(file: Path) -> int | None:
