@@ -109,7 +109,7 @@ if __name__ == "__main__":
         long_description=_readme(),
         long_description_content_type="text/markdown",
         license="Apache-2.0 AND (GPL-2.0-only OR BSD-2-Clause)",
-        license_files=["LICENSE*"],
+        license_files=["LICENSE", "bpf/LICENSE"],
         python_requires=">=3.11",
         package_dir={"eagle_eye": "."},
         packages=[

@@ -6,6 +6,7 @@ import io
 import mmap
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class Ring:
         self._out = ffi.from_buffer("uint8_t[]", self._records, require_writable=True)
         self._lock = threading.Lock()
         self.fd = os.dup(ring_map.fd)
+        self._close_fd = weakref.finalize(self, os.close, self.fd)
         self._map(ring_map.max_entries)
 
     def _map(self, size_bytes: int) -> None:
@@ -43,7 +45,7 @@ class Ring:
             self._consumer = mmap.mmap(self.fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
             self._producer = mmap.mmap(self.fd, page + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         except OSError as why:
-            os.close(self.fd)
+            self._close_fd()
             raise BpfMapError(f"cannot map ring '{self.name}': {why}", errno=why.errno or 0) from None
         self._borrowed = ffi.from_buffer(self._consumer), ffi.from_buffer(self._producer)
         consumer, producer = self._borrowed
@@ -79,7 +81,7 @@ class Ring:
                 ffi.release(borrowed)
             self._consumer.close()
             self._producer.close()
-            os.close(self.fd)
+            self._close_fd()
             self.fd = -1
 
 
@@ -118,7 +120,7 @@ class Iterator:
     def _fill(self, stream: io.FileIO) -> int:
         used = 0
         while True:
-            room = memoryview(self._records.view(np.uint8))[used:]
+            room = self._records.view(np.uint8).data[used:]
             if not room:
                 if len(self._records) == self._capacity:
                     return used

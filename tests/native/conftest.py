@@ -1,0 +1,146 @@
+"""BPF test programs, compiled with the product's own flags, and ways to run them."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from eagle_eye.native import failures
+from eagle_eye.native.bpf import Object
+from eagle_eye.native.maps import possible_cpus
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), 0)
+BPF_PROG_TEST_RUN = 10
+
+
+@pytest.fixture(scope="session")
+def build():
+    """setup.py as a module."""
+    spec = importlib.util.spec_from_file_location("eagle_eye_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def compiled(build, tmp_path_factory):
+    """`compiled("rings")` is the path of the object of tests/native/rings.bpf.c."""
+    if shutil.which(build.CLANG) is None:
+        pytest.skip("clang is not installed")
+    home = tmp_path_factory.mktemp("bpf") / platform.machine()
+    done: dict[str, Path] = {}
+
+    def compile_once(name: str) -> Path:
+        if name not in done:
+            build.compile_bpf(HERE / f"{name}.bpf.c", home / f"{name}.bpf.o")
+            done[name] = home / f"{name}.bpf.o"
+        return done[name]
+
+    return compile_once
+
+
+@pytest.fixture
+def opened(compiled):
+    """`opened("rings")` is an Object, closed after the test. Skips where BPF is not allowed."""
+    missing = failures.missing_capabilities()
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} missing")
+    if not failures.BTF_PATH.exists():
+        pytest.skip("the kernel has no BTF")
+    objects = []
+
+    def open_one(name: str) -> Object:
+        objects.append(Object(compiled(name)))
+        return objects[-1]
+
+    yield open_one
+    for one in objects:
+        one.close()
+
+
+class _TestRun(ctypes.Structure):
+    _fields_ = (
+        ("prog_fd", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("data_in", ctypes.c_uint64),
+        ("data_out", ctypes.c_uint64),
+        ("repeat", ctypes.c_uint32),
+        ("duration", ctypes.c_uint32),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_uint64),
+        ("ctx_out", ctypes.c_uint64),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+    )
+
+
+@pytest.fixture(scope="session")
+def run_program():
+    """`run_program(object, "name", 1, 2, 3)` runs a raw_tp program once with these arguments."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def run(loaded: Object, program: str, *arguments: int) -> None:
+        from eagle_eye.native._bpf import lib
+
+        context = (ctypes.c_uint64 * 3)(*arguments)
+        attributes = _TestRun(prog_fd=lib.bpf_program__fd(loaded._find_program(program)))
+        attributes.ctx_in, attributes.ctx_size_in = ctypes.addressof(context), ctypes.sizeof(context)
+        if libc.syscall(SYS_BPF, BPF_PROG_TEST_RUN, ctypes.byref(attributes), ctypes.sizeof(attributes)):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    return run
+
+
+@pytest.fixture
+def in_child():
+    """`in_child(code, *prefix)` runs Python in a child process behind a prefix such as unshare(1)."""
+
+    def run(code: str, *prefix: str) -> str:
+        command = [*prefix, sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == "", "nothing is printed behind the caller's back"
+        return done.stdout.strip()
+
+    return run
+
+
+@pytest.fixture
+def leaks():
+    """`leaks(action, rounds)` asserts that many rounds leave no descriptor and no memory behind."""
+
+    def usage() -> SimpleNamespace:
+        resident_kb = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 1024
+        return SimpleNamespace(fds=len(os.listdir("/proc/self/fd")), resident_kb=resident_kb)
+
+    def check(action, rounds: int, allowed_kb: int = 512) -> None:
+        for _ in range(rounds // 4 + 1):
+            action()
+        before = usage()
+        for _ in range(rounds):
+            action()
+        after = usage()
+        assert after.fds == before.fds
+        assert after.resident_kb - before.resident_kb <= allowed_kb
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def cpus() -> int:
+    return possible_cpus()
