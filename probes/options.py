@@ -17,7 +17,7 @@ Kind = Literal["duration", "size", "integer", "boolean", "text", "path", "choice
 _DURATION_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _SIZE_BYTES = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
-_URL = re.compile(r"(?:(nats|tls|ws|wss)://)?(?:[^@/\s]*@)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?")
+_URL = re.compile(r"(?:(nats|tls)://)?(?:[^@/\s]*@)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?")
 _PASSWORD = re.compile(r"//(?:(?P<user>[^@/:]*):)?[^@/]*@")
 _USERINFO = re.compile(r"(://|^').*@")
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -86,7 +86,7 @@ _ALLOWED: dict[str, str] = {
     "text": "text of printable characters",
     "path": "a path",
     "choice": "one of the choices",
-    "url": "nats://HOST:PORT (or tls, ws, wss), several joined by commas",
+    "url": "nats://HOST:PORT or tls://HOST:PORT, several joined by commas",
     "address": "HOST:PORT, such as 127.0.0.1:9750 or [::1]:9750 (port 0 takes a free one)",
 }
 

@@ -14,7 +14,7 @@ def facts(btf: Path = BTF) -> dict[str, str]:
     return {
         "kernel": os.uname().release,
         "BTF": _btf(btf),
-        "libbpf": _libbpf(),
+        "libbpf": libbpf_version() or "no",
         "python": platform.python_version(),
     }
 
@@ -26,10 +26,11 @@ def _btf(path: Path) -> str:
         return "no"
 
 
-def _libbpf() -> str:
-    # Straight from the C border: the loader on top of it would import numpy, ten times the cost of this command.
+def libbpf_version() -> str:
+    """Version of the libbpf in use; "" where Eagle Eye was built without it."""
+    # Straight from the C border: the loader on top of it would import numpy, ten times the cost of `--version`.
     try:
         from ...native._bpf import ffi, lib
-    except ImportError as error:
-        return f"no ({error})"
+    except ImportError:
+        return ""
     return bytes(ffi.string(lib.libbpf_version_string())).decode().removeprefix("v")

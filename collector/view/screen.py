@@ -140,7 +140,7 @@ def _pressure(figures: Figures) -> str:
 
 
 def _memory(figures: Figures) -> str:
-    available = f"{size(figures.memory_available_bytes)} of {size(figures.memory_total_bytes)} available"
+    available = f"{size(figures.memory_available_bytes)} of {size(figures.memory_size_bytes)} available"
     return f"{available}, OOM kills {count(figures.oom_kills)}   load {_number(figures.load)}"
 
 
@@ -157,7 +157,13 @@ def _tasks(figures: Figures) -> Text:
 def _throttled(figures: Figures) -> str:
     if not figures.throttled:
         return UNKNOWN if figures.throttled is None else "none"
-    return "  ".join(f"{clean(name)} {percent(ratio)}" for name, ratio in figures.throttled[:3])
+    return "  ".join(f"{clean(_short(name))} {percent(ratio)}" for name, ratio in figures.throttled[:3])
+
+
+def _short(cgroup: str) -> str:
+    """The end of a path tells one cgroup from the next; of a container id, its first dozen digits do."""
+    last = cgroup.rstrip("/").rpartition("/")[2] or cgroup
+    return last if len(last) <= 24 else f"{last[:23]}…"
 
 
 def _kernel_log(figures: Figures) -> Text:

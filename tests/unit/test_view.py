@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from eagle_eye.collector.view import figures
 from eagle_eye.collector.view.lines import PlainLines
 from eagle_eye.collector.view.screen import MAX_EVENTS, Cost, View, screen, sparkline
 from eagle_eye.collector.view.sentences import SENTENCES, sentence
@@ -76,6 +77,7 @@ def test_rates_come_from_the_second_before_and_values_from_now(view):
             SWITCHES: 2500.0 * beat,
             SOME_CPU: 0.05 * beat,
             THROTTLED % "/kubepods/a": 0.1 * beat,
+            "eagle_eye_cgroup_left_out": 0.0,
             THROTTLED % "/kubepods/idle": 3.0,
         }
         state = view.add(snapshot(beat, values), ())
@@ -85,7 +87,7 @@ def test_rates_come_from_the_second_before_and_values_from_now(view):
     assert "p99 6.00 ms" in row(lines, "run queue")
     assert "5 000/s" in row(lines, "switches")
     assert "cpu 10.0 %" in row(lines, "waiting")
-    assert "/kubepods/a 20.0 %" in row(lines, "throttled")
+    assert "throttled  a 20.0 %" in row(lines, "throttled")
     assert "idle" not in row(lines, "throttled")
 
 
@@ -170,6 +172,15 @@ def test_own_cost_and_addresses_are_on_top(view):
     assert lines[1] == "NATS nats://127.0.0.1:4222  metrics http://127.0.0.1:9750/metrics"
 
 
+def test_every_figure_is_a_metric_that_a_probe_declares():
+    from eagle_eye.probes.registry import PROBES
+
+    declared = {metric.name for spec in PROBES for metric in spec.metrics}
+    used = {name for name in vars(figures).values() if isinstance(name, str) and name.startswith("eagle_eye_")}
+
+    assert used <= declared
+
+
 foreign = st.text(max_size=60)
 
 
@@ -185,10 +196,10 @@ def test_any_text_stays_text_inside_the_screen(text, width, height, kind, value)
     names = ("comm", "pid", "wait_ns", "text", "cpu", "stack", "reason", "state", "repeats", text or "x")
     hostile = event(kind, **dict.fromkeys(names, value))
     health = (Health(text, "failing", reason=text),)
-    values = {THROTTLED % text: 1.0}
+    values = {THROTTLED % text: 1.0, "eagle_eye_cgroup_left_out": 0.0}
     view = View(text, {"NATS": text})
     view.add(snapshot(1, values, health=health, node=text), [hostile])
-    state = view.add(snapshot(2, {THROTTLED % text: 2.0}, health=health, node=text), [hostile])
+    state = view.add(snapshot(2, {**values, THROTTLED % text: 2.0}, health=health, node=text), [hostile])
 
     lines = shown(state, width, height)
 

@@ -1,0 +1,123 @@
+"""The thread in front of a terminal or pipe: the agent never waits for a reader."""
+
+import contextlib
+import os
+import pty
+import threading
+import time
+
+import pytest
+
+from eagle_eye.collector.view.display import LineDisplay, LiveDisplay
+from eagle_eye.collector.view.outlet import Descriptor, Outlet
+from eagle_eye.probes.model import Snapshot
+
+SECOND_NS = 1_000_000_000
+
+
+def snapshot(second):
+    return Snapshot(
+        node="node1",
+        cluster="default",
+        boot_id="boot",
+        agent="agent",
+        seq=second,
+        at_ns=second * SECOND_NS,
+        wall_offset_ns=0,
+        interval_ns=SECOND_NS,
+        host=(),
+        health=(),
+    )
+
+
+@pytest.fixture
+def pipe():
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def test_all_lines_arrive_in_order_when_somebody_reads(pipe):
+    reader, writer = pipe
+    display = LineDisplay(writer, lambda: None, {"nats": "nats://h:1"})
+    for second in range(1, 24):
+        display.add(snapshot(second), ())
+    display.close()
+    os.close(writer)
+
+    lines = os.fdopen(reader, closefd=False).read().splitlines()
+    assert lines[0] == "nats_url=nats://h:1"
+    assert [line.split("seq=")[1].strip() for line in lines[1:]] == [str(n) for n in range(1, 24)]
+    assert display.dropped == 0
+
+
+def test_a_reader_that_takes_nothing_costs_lines_not_time(pipe):
+    _, writer = pipe
+    outlet = Outlet(Descriptor(writer).write, 10, lambda: None)
+    Descriptor(writer).write("x" * 65536)
+    started = time.monotonic()
+    for number in range(5000):
+        outlet.put(f"{number}\n")
+    put_seconds = time.monotonic() - started
+    closed = outlet.close(0.2)
+
+    # Ten wait, and one may be in the hand of the thread.
+    assert put_seconds < 1
+    assert not closed
+    assert 5000 - 11 <= outlet.dropped <= 5000 - 10
+
+
+def test_a_reader_that_has_gone_is_told_once(pipe):
+    reader, writer = pipe
+    os.close(reader)
+    told = threading.Event()
+    display = LineDisplay(writer, told.set, {})
+    display.add(snapshot(1), ())
+
+    assert told.wait(5)
+    assert display.gone
+    display.add(snapshot(2), ())
+    display.close()
+
+
+def test_a_slow_terminal_sees_the_latest_and_never_a_queue():
+    shown, begun, go_on = [], threading.Event(), threading.Event()
+
+    def write(item):
+        begun.set()
+        go_on.wait(5)
+        shown.append(item)
+
+    outlet = Outlet(write, 1, lambda: None)
+    outlet.put(0)
+    assert begun.wait(5)
+    for item in range(1, 10):
+        outlet.put(item)
+    go_on.set()
+
+    assert outlet.close(5)
+    assert shown == [0, 9]
+
+
+def test_the_live_screen_gives_the_terminal_back(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    master, terminal = pty.openpty()
+    display = LiveDisplay(terminal, lambda: None, "6.1.0", {"NATS": "nats://h:1"})
+    display.add(snapshot(1), ())
+    display.close()
+    os.close(terminal)
+    written = b""
+    try:
+        while chunk := os.read(master, 65536):
+            written += chunk
+    except OSError:  # Linux says EIO when the other side is closed
+        pass
+    os.close(master)
+
+    assert written.startswith(b"\x1b[?1049h")
+    assert b"Eagle Eye" in written
+    assert b"\x1b[?25h" in written[-20:]
+    assert written.endswith(b"\x1b[?1049l")
