@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -21,9 +21,6 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from ..probes.probe import Metric, Series
 from .exporter import Source
 from .log_writer import LineWriter
-
-Level = Literal["debug", "info", "warning", "error"]
-Format = Literal["auto", "logfmt", "json"]
 
 REPEAT_SECONDS = 10.0
 REMEMBERED_LINES = 256
@@ -42,9 +39,12 @@ _FIRST_KEYS = ["ts", "level", "component", "msg"]
 
 
 class Logs:
-    """The logging of this process until `close`."""
+    """The logging of this process until `close`.
 
-    def __init__(self, level: Level = "info", fmt: Format = "auto", stream: TextIO | None = None) -> None:
+    `level` is debug, info, warning or error; `fmt` is auto, logfmt or json; `stream` is stderr when None.
+    """
+
+    def __init__(self, level: str = "info", fmt: str = "auto", stream: TextIO | None = None) -> None:
         stream = sys.stderr if stream is None else stream
         self._writer = LineWriter(stream)
         self._repeats = _Repeats()
