@@ -116,8 +116,12 @@ def walk(root: Path) -> Iterator[str]:
 
 
 def _children(root: Path, path: str) -> list[str]:
+    folder = root / path[1:]
     try:
-        with os.scandir(root / path[1:]) as entries:
+        # "." and the entry in the folder above: nothing is below.
+        if os.stat(folder).st_nlink == 2:
+            return []
+        with os.scandir(folder) as entries:
             return [f"{path.rstrip('/')}/{entry.name}" for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
