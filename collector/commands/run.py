@@ -64,11 +64,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _start_logs(stack: ExitStack, settings: Settings, live: bool) -> None:
-    """On the terminal that the live screen has, lines are kept until it ends."""
+    """On the terminal that the live screen has, lines are kept until it ends: warnings, unless told otherwise."""
     kept = _KeptLines() if live and sys.stderr.isatty() else None
+    level = settings.log_level
     if kept is not None:
         stack.callback(kept.show)
-    stack.callback(Logs(settings.log_level, settings.log_format, kept).close)
+        level = level if _is_given(settings, "log_level") else "warning"
+    stack.callback(Logs(level, settings.log_format, kept).close)
+
+
+def _is_given(settings: Settings, key: str) -> bool:
+    return any(value.given for value in settings.values if value.setting.key == key)
 
 
 def _make_temporary(stack: ExitStack) -> Path:

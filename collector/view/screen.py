@@ -204,7 +204,7 @@ def _events(events: Sequence[Event], room: int) -> list[Text]:
 
 
 def _event(event: Event) -> Text:
-    time = timestamp(event.at_ns + event.wall_offset_ns)[11:23]
+    time = timestamp(event.at_ns + event.wall_offset_ns)[11:19]
     row = Text(f"{time} ", "dim")
     return row.append(f"{clean(event.kind)} ", "bold").append(sentence(event), _SEVERITY_STYLES[event.severity])
 

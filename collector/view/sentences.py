@@ -7,42 +7,60 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...probes.model import Event
-from .words import clean, seconds, size
+from .words import clean, percent, seconds, size
 
+# What the event lacks is `?`, or nothing at all where the format is one of _OPTIONAL.
 SENTENCES = {
-    "sched.long_wait": "{comm} ({pid}) waited {wait_ns:time} for CPU {cpu}; {culprit_comm} ({culprit_pid}) ran instead",
-    "tasks.stuck": "{comm} ({pid}) has made no progress for {stuck_ns:time}, in {stack:first}",
-    "tasks.unstuck": "{comm} ({pid}) runs again after {stuck_ns:time}",
-    "process.exec": "{comm} ({pid}) started: {filename}",
-    "process.exit": "{comm} ({pid}) ended: {reason}",
-    "process.oom_kill": "{comm} ({pid}) was killed for memory, {resident_bytes:size} resident, in {cgroup}",
+    "sched.long_wait": "{task} ({pid}) waited {wait_seconds:time}: {ran_instead[task]} ({ran_instead[pid]}) "
+    "ran on CPU {cpu}, {ran_instead[share_ratio]:percent} of that time",
+    "tasks.stuck": "{task} ({pid}) has made no progress for {stuck_seconds:time}, in {stack[0]}",
+    "tasks.unstuck": "{task} ({pid}) is no longer stuck, after {stuck_seconds:time}",
+    "process.exec": "{task} ({pid}) runs {filename}",
+    "process.exit": "{task} ({pid}) ended{exit_code:code}{signal:by}{sender[task]:from}{sender[pid]:id}",
+    "process.oom_kill": "{task} ({pid}) killed for want of memory, {resident_bytes:size} resident{cgroup:in}",
     "kmsg.record": "{text}{repeats:times}",
     "kmsg.lost": "{records} kernel log records were overwritten before they were read",
     "link.state": "{interface} is {state}",
 }
 
+_FORMATS: dict[str, Callable[[Any], str]] = {
+    "time": seconds,
+    "percent": percent,
+    "size": size,
+}
+_OPTIONAL = {
+    "code": " with exit code {}",
+    "by": " by {}",
+    "from": " sent by {}",
+    "id": " ({})",
+    "in": ", in {}",
+    "times": " ({} times)",
+}
+
 
 class _Formatter(string.Formatter):
-    """What an event lacks is shown as `?`; what it holds is foreign text and cleaned."""
+    """Formats attributes, which are foreign text: nothing in them is obeyed, and nothing missing is an error."""
 
     def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return kwargs.get(str(key))
 
+    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        try:
+            return super().get_field(field_name, args, kwargs)
+        except (LookupError, TypeError, AttributeError):
+            return None, field_name
+
     def format_field(self, value: Any, format_spec: str) -> str:
         if value is None or value == "":
-            return "" if format_spec == "times" else "?"
+            return "" if format_spec in _OPTIONAL else "?"
+        if format_spec in _OPTIONAL:
+            return _OPTIONAL[format_spec].format(clean(value))
         try:
             return clean(_FORMATS.get(format_spec, str)(value))
-        except (TypeError, ValueError, IndexError):
+        except (TypeError, ValueError):
             return clean(value)
 
 
-_FORMATS: dict[str, Callable[[Any], str]] = {
-    "time": lambda value: seconds(value / 1e9),
-    "size": size,
-    "first": lambda value: value[0],
-    "times": lambda value: f" ({value} times)",
-}
 _formatter = _Formatter()
 
 

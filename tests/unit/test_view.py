@@ -1,5 +1,7 @@
 """The live screen and the plain lines: what is unknown is not zero, and foreign text is only text."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -181,6 +183,7 @@ def test_every_figure_is_a_metric_that_a_probe_declares():
     assert used <= declared
 
 
+ATTRIBUTES = sorted({one for form in SENTENCES.values() for one in re.findall(r"{(\w+)", form)})
 foreign = st.text(max_size=60)
 
 
@@ -190,10 +193,12 @@ foreign = st.text(max_size=60)
     width=st.integers(1, 100),
     height=st.integers(1, 40),
     kind=st.one_of(st.sampled_from(sorted(SENTENCES)), foreign.filter(bool)),
-    value=st.one_of(foreign, st.integers(), st.floats(), st.none(), st.lists(foreign)),
+    value=st.one_of(
+        foreign, st.integers(), st.floats(), st.none(), st.lists(foreign), st.dictionaries(foreign, foreign)
+    ),
 )
 def test_any_text_stays_text_inside_the_screen(text, width, height, kind, value):
-    names = ("comm", "pid", "wait_ns", "text", "cpu", "stack", "reason", "state", "repeats", text or "x")
+    names = (*ATTRIBUTES, text or "x")
     hostile = event(kind, **dict.fromkeys(names, value))
     health = (Health(text, "failing", reason=text),)
     values = {THROTTLED % text: 1.0, "eagle_eye_cgroup_left_out": 0.0}
@@ -243,6 +248,53 @@ def test_an_event_without_its_attributes_says_so():
     for kind, form in SENTENCES.items():
         assert "{" not in sentence(event(kind))
         assert "?" in sentence(event(kind)), form
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "words"),
+    [
+        (
+            "sched.long_wait",
+            {
+                "task": "engine",
+                "pid": 7,
+                "wait_seconds": 0.0234,
+                "cpu": 1,
+                "ran_instead": {"task": "hog", "pid": 9, "share_ratio": 0.98},
+            },
+            "engine (7) waited 23.4 ms: hog (9) ran on CPU 1, 98.0 % of that time",
+        ),
+        (
+            "sched.long_wait",
+            {"task": "engine", "pid": 7, "wait_seconds": 0.0234, "cpu": 1},
+            "engine (7) waited 23.4 ms: ? (?) ran on CPU 1, ? of that time",
+        ),
+        (
+            "tasks.stuck",
+            {"task": "dd", "pid": 7, "stuck_seconds": 5.0, "stack": ["io_schedule+0x46", "b"]},
+            "dd (7) has made no progress for 5.00 s, in io_schedule+0x46",
+        ),
+        ("process.exit", {"task": "sh", "pid": 7, "exit_code": 0}, "sh (7) ended with exit code 0"),
+        (
+            "process.exit",
+            {"task": "sh", "pid": 7, "signal": "SIGKILL", "sender": {"task": "bash", "pid": 3}},
+            "sh (7) ended by SIGKILL sent by bash (3)",
+        ),
+        (
+            "process.exit",
+            {"task": "sh", "pid": 7, "signal": "SIGKILL", "sender": {"kernel": True}},
+            "sh (7) ended by SIGKILL",
+        ),
+        (
+            "process.oom_kill",
+            {"task": "eater", "pid": 7, "resident_bytes": 50 << 20, "cgroup": "/small"},
+            "eater (7) killed for want of memory, 50.0 MiB resident, in /small",
+        ),
+        ("kmsg.record", {"text": "a\nb", "repeats": 3}, "a\\nb (3 times)"),
+    ],
+)
+def test_sentences(kind, attributes, words):
+    assert sentence(event(kind, **attributes)) == words
 
 
 def test_an_unknown_kind_still_tells_all_it_has():
