@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import sys
+import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -111,10 +112,14 @@ class _Repeats:
     def __init__(self) -> None:
         self.dropped = 0
         self._seen: OrderedDict[int, tuple[float, int]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        key = hash((method, repr(event)))
-        now = time.monotonic()
+        with self._lock:
+            repeated = self._repeated(hash((method, repr(event))), time.monotonic())
+        return {**event, "repeated": repeated} if repeated else event
+
+    def _repeated(self, key: int, now: float) -> int:
         since, repeated = self._seen.pop(key, (-math.inf, 0))
         if now - since < REPEAT_SECONDS:
             self.dropped += 1
@@ -123,7 +128,7 @@ class _Repeats:
         self._seen[key] = now, 0
         while len(self._seen) > REMEMBERED_LINES:
             self._seen.popitem(last=False)
-        return {**event, "repeated": repeated} if repeated else event
+        return repeated
 
 
 class _Bridge(logging.Handler):

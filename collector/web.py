@@ -100,7 +100,8 @@ class WebServer:
         assert server is not None
         self._listener = Listener(sock, server, lambda: self._live.settings.tls, self._refuse)
         self._listener.start()
-        self._watcher = asyncio.create_task(self._watch())
+        if self._live.path is not None:
+            self._watcher = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
         """Takes no more requests, gives running ones a second to end, and gives everything back."""
@@ -136,7 +137,10 @@ class WebServer:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            await asyncio.to_thread(self._live.poll)
+            try:
+                await asyncio.to_thread(self._live.poll)
+            except Exception:
+                log.exception("the web configuration could not be looked at")
 
     def _refuse(self, reason: str) -> None:
         self._refused[reason] += 1

@@ -48,7 +48,7 @@ class LiveWebConfig:
         self.reloads = 0
         self.failures = 0
         self.failed = False
-        self._path = path
+        self.path = path
         self._thread = thread
         self._loaded: Signature = ()
         if path is None:
@@ -62,14 +62,14 @@ class LiveWebConfig:
 
         A file half written may well be valid, and mean that nobody needs a password.
         """
-        if self._path is None:
+        if self.path is None:
             return
-        now = _signature(_stamp(self._path), self._path, self.settings.config)
+        now = _signature(_stamp(self.path), self.path, self.settings.config)
         at_rest, self._seen = now == self._seen, now
         if not at_rest or (now == self._loaded and not self.failed):
             return
         try:
-            self.settings = self._load(self._path, self.settings)
+            self.settings = self._load(self.path, self.settings)
         except UsageError as error:
             self._fail(error, is_new=now != self._loaded)
             self._loaded = now
@@ -77,7 +77,7 @@ class LiveWebConfig:
             self.reloads += 1
             self.failed = False
             self._seen = self._loaded
-            log.info("web configuration reloaded", path=str(self._path))
+            log.info("web configuration reloaded", path=str(self.path))
 
     def _fail(self, error: UsageError, *, is_new: bool) -> None:
         self.failed = True
