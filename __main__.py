@@ -92,7 +92,7 @@ def _dispatch(words: list[str]) -> int:
 
 def _run(name: str, words: list[str]) -> int:
     module = importlib.import_module(COMMANDS[name].module, __package__)
-    parser = Parser(f"eagle-eye {name}", module.__doc__ or "", module.EXAMPLES)
+    parser = Parser(f"eagle-eye {name}", module.__doc__ or "", module.EXAMPLES, usage=f"%(prog)s {module.USAGE}")
     module.arguments(parser)
     code: int = module.run(parser.parse_args(words))
     return code

@@ -32,7 +32,7 @@ def add_flags(
     leave_out: Sequence[str] = (),
     defaults: Mapping[str, str] | None = None,
 ) -> None:
-    """Adds `--config` and a flag per setting, save the keys in `leave_out`; `defaults` are this command's own."""
+    """Adds `--config` and a flag per setting, but for `leave_out`; `defaults` are shown instead of the table's."""
     general = parser.add_argument_group("settings")
     groups = {
         "nats": parser.add_argument_group("NATS"),
@@ -77,9 +77,11 @@ def _add_flag(group: argparse._ArgumentGroup, setting: Setting, default: Any) ->
         text, action = f"{text} (default {state})", argparse.BooleanOptionalAction
         group.add_argument(setting.flag, dest=setting.key, default=None, action=action, help=_escaped(text))
         return
+    if setting.option.choices:
+        text += ": " + ", ".join(setting.option.choices)
     if default is not None:
         text += f" (default {default})"
-    metavar = "|".join(setting.option.choices) or _METAVARS[setting.option.kind]
+    metavar = _METAVARS[setting.option.kind]
     group.add_argument(setting.flag, dest=setting.key, default=None, metavar=metavar, help=_escaped(text))
 
 

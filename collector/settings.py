@@ -28,7 +28,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("spool_limit", "size", "64MiB", "most disk space for events while NATS is away", minimum="1MiB"),
     Option("payload", "choice", "json", "encoding of NATS messages", choices=("json", "msgpack")),
     Option("log_level", "choice", "info", "least severe log line", choices=("debug", "info", "warning", "error")),
-    Option("log_format", "choice", "auto", "auto: logfmt on a terminal, else json", choices=("auto", "logfmt", "json")),
+    Option(
+        "log_format", "choice", "auto", "auto is logfmt on a terminal, else json", choices=("auto", "logfmt", "json")
+    ),
     Option("nats.url", "url", None, "NATS server, or several joined by commas"),
     Option("nats.port", "integer", 4222, "port of the embedded NATS server, 0: a free one", minimum=0, maximum=65535),
     Option("nats.credentials", "path", None, "credentials file (JWT and seed)"),

@@ -1,4 +1,4 @@
-"""Runs the agent alone, as the service of a node: probes, NATS, Prometheus page, no view.
+"""Runs the agent alone, as the service of a node: probes, NATS, metrics, no view.
 
 It starts with whatever works on this machine and says what does not; only a
 probe that was switched on by name must work (exit status 3 otherwise). While
@@ -23,6 +23,7 @@ from .serving import Stop, addresses, serve
 from .version import libbpf_version
 
 DEFAULTS = {"state_dir": "/var/lib/eagle-eye"}
+USAGE = "--nats URL [SETTINGS]"
 EXAMPLES = """\
   eagle-eye agent --nats nats://nats.example:4222
   eagle-eye agent --config /etc/eagle-eye.yaml --listen :9750

@@ -17,6 +17,7 @@ from ...probes.registry import PROBES
 from ..flags import add_flags, settings_from
 from ..settings import Value
 
+USAGE = "[-j] [SETTINGS]"
 EXAMPLES = """\
   eagle-eye config                          all settings of this machine
   eagle-eye config --config node.yaml       what a file would change

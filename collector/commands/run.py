@@ -2,9 +2,9 @@
 
 Without --nats it brings its own NATS server with JetStream. On a terminal it
 shows one live screen, elsewhere plain lines: one per second for the node, one
-per event. It starts with whatever works on this machine and says what does not;
-only a probe that was switched on by name must work (exit status 3 otherwise).
-Ctrl-C stops it in order, a second Ctrl-C at once.
+per event. It starts with whatever works on this machine and says what does
+not; only a probe that was switched on by name must work (exit status 3
+otherwise). Ctrl-C stops it in order, a second Ctrl-C at once.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ from .version import libbpf_version
 
 DURATION = Option("duration", "duration", None, "stop after this time")
 KEPT_LOG_LINES = 200
+USAGE = "[-d SECONDS] [--plain] [SETTINGS]"
 EXAMPLES = """\
   eagle-eye run                                   live on this terminal
   eagle-eye run -d 10 --interval 100ms            ten seconds, ten per second
   eagle-eye run --no-kmsg --sched-long-wait 5ms   probes and their settings
   eagle-eye run --nats nats://nats.example:4222   no server of its own
-  eagle-eye run | grep sched.long_wait            who waits, and who ran instead
+  eagle-eye run | grep sched.long_wait            who waits, and who ran
 """
 
 
@@ -49,7 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     duration = parse_option(DURATION, "--duration")
     parser.add_argument("-d", "--duration", metavar="SECONDS", type=duration, help=DURATION.help)
     parser.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
-    add_flags(parser, PROBES)
+    add_flags(parser, PROBES, defaults={"state_dir": "a temporary one"})
 
 
 def run(arguments: argparse.Namespace) -> int:

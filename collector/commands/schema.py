@@ -12,6 +12,7 @@ from ...native.errors import UsageError
 from ...probes import model
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+USAGE = "[NAME]"
 EXAMPLES = """\
   eagle-eye schema                      every name, with one line each
   eagle-eye schema Snapshot             what ...<node>.snapshot carries
