@@ -60,9 +60,9 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message + self._near(message), remedy=f"{self.prog} --help")
 
     def _near(self, message: str) -> str:
-        unknown = message.rpartition(" ")[2].partition("=")[0]
         if not message.startswith("unrecognized arguments: -"):
             return ""
+        unknown = message.split()[2].partition("=")[0]
         near = difflib.get_close_matches(unknown, self._option_string_actions, n=2)
         return f"; did you mean {' or '.join(near)}?" if near else ""
 

@@ -20,6 +20,7 @@ from .settings import ENVIRONMENT_PREFIX, NatsSettings, ProbeSettings, Setting, 
 
 CONFIG_VARIABLE = "EAGLE_EYE_CONFIG"
 MAX_PROBLEMS = 20
+REMEDY = "`eagle-eye config` prints every setting with its value and source"
 
 # Kubernetes and Docker links write these for a Service that happens to be called eagle-eye….
 _SERVICE_LINK = re.compile(r"EAGLE_EYE_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
@@ -36,7 +37,7 @@ class _Given(Struct, frozen=True):
     source: str
 
 
-_Layer = Iterator["_Given | str"]
+_Layer = Iterator["_Given | UsageError"]
 
 
 def load(
@@ -54,7 +55,7 @@ def load(
     table = settings_of(specs)
     path = file or environment.get(CONFIG_VARIABLE)
     layers = (_flags(table, flags), _environment(table, environment), _file(table, path))
-    problems: list[str] = []
+    problems: list[UsageError] = []
     values: dict[str, Value] = {}
     for layer in layers:
         problems += islice(_take(layer, values), MAX_PROBLEMS + 1)
@@ -66,16 +67,16 @@ def load(
     return _compose(specs, values)
 
 
-def _take(layer: _Layer, values: dict[str, Value]) -> Iterator[str]:
+def _take(layer: _Layer, values: dict[str, Value]) -> Iterator[UsageError]:
     """Puts what no higher layer has set into `values`; gives the problems."""
     for given in layer:
-        if isinstance(given, str):
+        if isinstance(given, UsageError):
             yield given
             continue
         try:
             value = given.setting.option.parse(given.raw, given.name)
         except UsageError as error:
-            yield error.message
+            yield error
         else:
             values.setdefault(given.setting.key, Value(given.setting, value, given.source))
 
@@ -96,7 +97,7 @@ def _environment(table: Iterable[Setting], environment: Mapping[str, str]) -> _L
         if name in known:
             yield _Given(known[name], raw, name, f"environment {name}")
         else:
-            yield f"{_printable(name)}: unknown environment variable{_near(name, known)}"
+            yield UsageError(f"{_printable(name)}: unknown environment variable{_near(name, known)}")
 
 
 def _of_service(name: str, raw: str) -> bool:
@@ -114,13 +115,13 @@ def _file(table: Iterable[Setting], path: str | None) -> _Layer:
         for entry in read_entries(Path(path), sections):
             where = f"{_printable(path)}:{entry.line}: {_printable(entry.key)}"
             if entry.key not in known and entry.key not in sections:
-                yield f"{where}: unknown key{_near(entry.key, {*known, *sections})}"
+                yield UsageError(f"{where}: unknown key{_near(entry.key, {*known, *sections})}")
             elif entry.fault:
-                yield f"{where}: {entry.fault}{_hint(entry, known)}"
+                yield UsageError(f"{where}: {entry.fault}{_hint(entry, known)}")
             elif entry.raw is not None:
                 yield _Given(known[entry.key], entry.raw, where, f"file {path}")
     except UsageError as error:
-        yield error.message
+        yield error
 
 
 def _hint(entry: Entry, known: Mapping[str, Setting]) -> str:
@@ -139,15 +140,15 @@ def _default(setting: Setting, defaults: Mapping[str, str]) -> Value:
     return Value(setting, None if raw is None else setting.option.parse(raw, setting.key), "default")
 
 
-def _contradictions(values: Mapping[str, Value]) -> Iterator[str]:
+def _contradictions(values: Mapping[str, Value]) -> Iterator[UsageError]:
     for one, other in (("nats.user", "nats.password_file"), ("nats.tls_cert", "nats.tls_key")):
         if (values[one].value is None) != (values[other].value is None):
             given, missing = (one, other) if values[one].value is not None else (other, one)
-            yield f"{given} ({values[given].source}) also needs {missing}"
+            yield UsageError(f"{given} ({values[given].source}) also needs {missing}")
     ways = ("nats.credentials", "nats.nkey", "nats.user", "nats.token_file")
     given_ways = [f"{key} ({values[key].source})" for key in ways if values[key].value is not None]
     if len(given_ways) > 1:
-        yield "only one way to log in to NATS can be used: " + " or ".join(given_ways)
+        yield UsageError("only one way to log in to NATS can be used: " + " or ".join(given_ways))
 
 
 def _compose(specs: Sequence[Spec], values: Mapping[str, Value]) -> Settings:
@@ -171,13 +172,12 @@ def _probe(spec: Spec, values: Mapping[str, Value]) -> ProbeSettings:
     return ProbeSettings(enabled=switch.value, asked=switch.value and switch.given, options=options)
 
 
-def _usage_error(problems: list[str]) -> UsageError:
+def _usage_error(problems: list[UsageError]) -> UsageError:
     if len(problems) == 1:
-        message = problems[0]
-    else:
-        count = f"more than {MAX_PROBLEMS}" if len(problems) > MAX_PROBLEMS else str(len(problems))
-        message = "\n  ".join([f"{count} settings are wrong:", *problems[:MAX_PROBLEMS]])
-    return UsageError(message, remedy="`eagle-eye config` prints every setting with its value and source")
+        return UsageError(problems[0].message, remedy=problems[0].remedy or REMEDY)
+    count = f"more than {MAX_PROBLEMS}" if len(problems) > MAX_PROBLEMS else str(len(problems))
+    messages = (problem.message for problem in problems[:MAX_PROBLEMS])
+    return UsageError("\n  ".join([f"{count} settings are wrong:", *messages]), remedy=REMEDY)
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
 """Tells of every probe whether it works here, and if not, what mends it.
 
 Each probe is really built, run for one round and closed. Exit status: 0 when
-every probe that was asked for by flag, environment or file works, 3 when one is
-impossible on this machine, 1 when one fails for another reason.
+every probe that was asked for by flag, environment or file works, 3 when one
+is impossible on this machine, 1 when one fails for another reason.
 """
 
 from __future__ import annotations
