@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 BUILD_PACKAGES := clang llvm gcc make libbpf-dev libelf-dev zlib1g-dev python3-dev python3-venv
 TEST_PACKAGES  := $(BUILD_PACKAGES) prometheus bpftool util-linux iproute2 tmux
-BENCH_PACKAGES := $(TEST_PACKAGES) python3-bpfcc bpfcc-tools libbpf-tools linux-headers-amd64
+BENCH_PACKAGES := $(TEST_PACKAGES) python3-bpfcc bpfcc-tools libbpf-tools linux-headers-amd64 prometheus-node-exporter
 
 SOURCES := setup.py pyproject.toml $(wildcard native/*.c native/*.h native/build_*.py bpf/*.c bpf/*.h)
 

@@ -61,7 +61,9 @@ class SchedProbe:
         self._object = _load(context, self._cgroups, use_task_storage, ring_bytes)
         self._stats = self._object.map("stats").view(record_dtype("sched_stats"))
         self._ring = Ring(self._object.map("long_waits"), record_dtype("sched_long_wait"))
-        self._object.attach_all()
+        # The switch first: a task woken before it is watched would seem to wait until it runs the next time.
+        for program in ("on_switch", "on_wakeup", "on_wakeup_new"):
+            self._object.attach(program)
 
     def sample(self, now_ns: int) -> Sample:
         events = [self._event(wait) for wait in self._ring.drain()]
