@@ -222,15 +222,11 @@ SPEC = Spec(
     metrics=(RECORDS, LOST, OVERRUNS),
     needs=("kmsg",),
     options=(
-        Option("path", "path", "kmsg", "The log, below the /dev root; a file or FIFO in the same format works too."),
-        Option(
-            "from", "choice", "end", "Where to start: new records only, or all since boot.", choices=("end", "boot")
-        ),
-        Option("min_level", "choice", "debug", "The least important level that becomes events.", choices=LEVELS),
-        Option(
-            "events_per_second", "integer", 200, "Sustained events per second, for errors and for the rest.", 1, 10_000
-        ),
-        Option("burst", "integer", 1000, "Events at once, for errors and for the rest.", 1, 100_000),
+        Option("path", "path", "kmsg", "the log, below the /dev root; or a file or FIFO in the same format"),
+        Option("from", "choice", "end", "where to start: new records only, or all since boot", choices=("end", "boot")),
+        Option("min_level", "choice", "debug", "least important level that becomes events", choices=LEVELS),
+        Option("events_per_second", "integer", 200, "sustained events, of errors and of the rest", 1, 10_000),
+        Option("burst", "integer", 1000, "events at once, of errors and of the rest", 1, 100_000),
     ),
     cost="about 1 us per record, 40 us per event",
 )

@@ -67,7 +67,7 @@ class LinkProbe:
         self._errors: list[Series] = []
         self._read_ns = -period_ns
         self._overruns = 0
-        self._left_out = 0
+        self._left_out: set[int] = set()
         self._list()
 
     def sample(self, now_ns: int) -> Sample:
@@ -87,7 +87,7 @@ class LinkProbe:
     def _list(self) -> list[Event]:
         """Takes the state of all links; the events are the changes since the last time."""
         present = [_link(message) for message in self._requests.links()]
-        self._left_out = 0
+        self._left_out.clear()
         gone = set(self._links) - {link.index for link in present}
         events = [event for index in gone for event in self._lose(index)]
         return events + [event for link in present for event in self._take(link)]
@@ -110,6 +110,7 @@ class LinkProbe:
             yield self._event(link, _state(link), _state(before) if before else "absent")
 
     def _lose(self, index: int) -> Iterator[Event]:
+        self._left_out.discard(index)
         if link := self._links.pop(index, None):
             yield self._event(link, "absent", _state(link))
 
@@ -117,7 +118,7 @@ class LinkProbe:
         if not self._every_link and (link.is_loopback or link.kind not in _NODE_KINDS):
             return False
         if len(self._links) >= self._max_links:
-            self._left_out += 1
+            self._left_out.add(link.index)
             return False
         return True
 
@@ -148,7 +149,7 @@ class LinkProbe:
                     yield Series(ERRORS, counters[name], (link.device, kind))
 
     def _degraded(self) -> str:
-        return f"{self._left_out} links are not followed; see link.max_links" if self._left_out else ""
+        return f"{len(self._left_out)} links are not followed; see link.max_links" if self._left_out else ""
 
 
 def _state(link: Link) -> str:
@@ -189,7 +190,7 @@ def build(context: Context) -> LinkProbe:
 
 SPEC = Spec(
     name="link",
-    help="network links: state changes as events, errors and drops",
+    help="Network links: state changes as events, errors and drops.",
     build=build,
     metrics=(UP, FLAPS, ERRORS),
     options=(

@@ -123,7 +123,7 @@ def build(context: Context) -> PressureProbe:
 
 SPEC = Spec(
     name="pressure",
-    help="pressure stall times, load, memory, and the cgroups that their CPU quota holds back",
+    help="Pressure stall times, load, memory, and the cgroups that their CPU quota holds back.",
     build=build,
     metrics=(WAITING, LOAD, *MEMORY.values(), THROTTLED, THROTTLED_PERIODS, PERIODS, LEFT_OUT),
     optional=("psi", "cgroup"),

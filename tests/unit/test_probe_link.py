@@ -148,7 +148,11 @@ def test_container_links_and_loopback_are_left_out(namespace, opened):
 
 def test_more_links_than_allowed_are_said(namespace, opened):
     add_pair()
-    sample = opened(every_link=True, max_links=2).sample(1)
+    probe = opened(every_link=True, max_links=2)
+    left_out = ({"one", "two", "lo"} - {key[1] for key in values(probe.sample(1)) if key[0] == "up"}).pop()
+    ip(f"link set {left_out} up")
+    changes(probe)
+    sample = probe.sample(1)
     assert len([key for key in values(sample) if key[0] == "up"]) == 2
     assert sample.degraded == "1 links are not followed; see link.max_links"
 
