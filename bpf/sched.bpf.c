@@ -115,21 +115,20 @@ static __always_inline void enqueue(struct task_struct *task, __u32 cpu, __u64 n
 	queued->cpu = cpu;
 }
 
-/* The turn of `task` is over. Short turns are left out, so that the few places hold what matters. */
+/* The turn of `task` is over. Short turns are left out, so that the few places hold what matters; one that goes
+ * on after a short break is the same turn, under the name and cgroup that the task has by now. */
 static __noinline void end_stint(struct cpu_runs *run, struct task_struct *task, __u64 now_ns)
 {
 	struct stint *stint = &run->stints[run->newest % STINTS];
 	__u64 since_ns = run->since_ns;
 
-	if (stint->pid == (__u32)task->pid && since_ns - stint->end_ns < min_stint_ns) {
-		stint->end_ns = now_ns;
-		stint->ran_ns += now_ns - since_ns;
-		return;
+	if (stint->pid != (__u32)task->pid || since_ns - stint->end_ns >= min_stint_ns) {
+		stint = &run->stints[++run->newest % STINTS];
+		stint->start_ns = since_ns;
+		stint->ran_ns = 0;
 	}
-	stint = &run->stints[++run->newest % STINTS];
-	stint->start_ns = since_ns;
 	stint->end_ns = now_ns;
-	stint->ran_ns = now_ns - since_ns;
+	stint->ran_ns += now_ns - since_ns;
 	stint->cgroup_id = task_cgroup_id(task, cgroup_hierarchy);
 	stint->pid = task->pid;
 	stint->tgid = task->tgid;
@@ -198,13 +197,15 @@ static __noinline void blame(struct sched_long_wait *wait, struct cpu_runs *run)
 {
 	__u64 from_ns = wait->at_ns - wait->wait_ns, to_ns = wait->at_ns;
 
+	/* Newest first: of a task that changed its name or cgroup between two turns, the later one counts. */
 	for (int i = 0; i < STINTS; i++) {
-		__u64 ran_ns = held_ns(run, run->stints[i].pid, from_ns, to_ns);
+		struct stint *stint = &run->stints[(run->newest - i) % STINTS];
+		__u64 ran_ns = held_ns(run, stint->pid, from_ns, to_ns);
 
 		if (ran_ns <= wait->ran_instead_ns)
 			continue;
 		wait->ran_instead_ns = ran_ns;
-		name_stint(wait, &run->stints[i]);
+		name_stint(wait, stint);
 	}
 	name_running(wait, run, held_ns(run, run->running_pid, from_ns, to_ns));
 }
