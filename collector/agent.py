@@ -42,7 +42,9 @@ class Agent:
     """Watches this machine until told to stop.
 
     `settings.state_dir` must be set. `helpers` gives the pids of child processes by name, so that their cost is
-    told too. Raises UsageError when the address, the state folder or the web configuration cannot be used, and
+    told too; `sources` are others who have series for the page.
+
+    Raises UsageError when the address, the state folder or the web configuration cannot be used, and
     UnavailableError when a probe that the user asked for by name cannot work here.
     """
 
@@ -52,6 +54,7 @@ class Agent:
         specs: Sequence[Spec],
         *,
         helpers: Callable[[], Mapping[str, int]] = dict,
+        sources: Sequence[Source] = (),
         libbpf: str = "",
     ) -> None:
         assert settings.state_dir is not None
@@ -65,7 +68,7 @@ class Agent:
         self._runners: list[Runner] = []
         self._schedule: Schedule | None = None
         self.publisher = make_publisher(settings, settings.state_dir)
-        self.web = self._make_web(helpers, libbpf)
+        self.web = self._make_web([*sources, self_cost(helpers=helpers), build_info(__version__, libbpf)])
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Calls `subscriber` with every snapshot and the events since the one before, on the event loop."""
@@ -143,14 +146,14 @@ class Agent:
         for subscriber in self._subscribers:
             subscriber(snapshot, events)
 
-    def _make_web(self, helpers: Callable[[], Mapping[str, int]], libbpf: str) -> WebServer:
+    def _make_web(self, others: Sequence[Source]) -> WebServer:
         exporter = Exporter()
         exporter.add_probes(self._specs, lambda: {r.spec.name: r.sample for r in self._runners}, lambda: self.health)
         exporter.add(probe_health(lambda: self.health))
         exporter.add(Source("agent", (SNAPSHOTS, MISSED), self._series))
         exporter.add(publisher_source(self.publisher))
-        exporter.add(self_cost(self._settings.paths.proc, helpers))
-        exporter.add(build_info(__version__, libbpf))
+        for source in others:
+            exporter.add(source)
         return WebServer(
             exporter,
             self._settings.listen,
