@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -43,7 +44,7 @@ class build_bpf(Command):  # noqa: N801 - setuptools names commands after their 
         for source, target in self._targets():
             newest = max(path.stat().st_mtime for path in (source, *headers))
             if not target.exists() or target.stat().st_mtime < newest:
-                self.announce(f"compiling {source.relative_to(ROOT)} for {target.parent.name}", level=2)
+                self.announce(f"compiling {source.relative_to(ROOT)} for {target.parent.name}", level=logging.INFO)
                 compile_bpf(source, target)
 
     def get_source_files(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import platform
@@ -15,23 +14,26 @@ from types import SimpleNamespace
 import pytest
 
 from eagle_eye.native import failures
+from eagle_eye.native._bpf import lib
 from eagle_eye.native.bpf import Object
 from eagle_eye.native.maps import possible_cpus
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
-SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), 0)
-BPF_PROG_TEST_RUN = 10
+
+def load_module(path: Path):
+    """A file that is no part of the package, as a module."""
+    spec = importlib.util.spec_from_file_location(f"eagle_eye_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
 def build():
     """setup.py as a module."""
-    spec = importlib.util.spec_from_file_location("eagle_eye_setup", ROOT / "setup.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(ROOT / "setup.py")
 
 
 @pytest.fixture(scope="session")
@@ -70,38 +72,13 @@ def opened(compiled):
         one.close()
 
 
-class _TestRun(ctypes.Structure):
-    _fields_ = (
-        ("prog_fd", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("data_in", ctypes.c_uint64),
-        ("data_out", ctypes.c_uint64),
-        ("repeat", ctypes.c_uint32),
-        ("duration", ctypes.c_uint32),
-        ("ctx_size_in", ctypes.c_uint32),
-        ("ctx_size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_uint64),
-        ("ctx_out", ctypes.c_uint64),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-    )
-
-
 @pytest.fixture(scope="session")
 def run_program():
     """`run_program(object, "name", 1, 2, 3)` runs a raw_tp program once with these arguments."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    bpf_run = load_module(ROOT / "tests/bench/bpf_run.py")
 
     def run(loaded: Object, program: str, *arguments: int) -> None:
-        from eagle_eye.native._bpf import lib
-
-        context = (ctypes.c_uint64 * 3)(*arguments)
-        attributes = _TestRun(prog_fd=lib.bpf_program__fd(loaded._find_program(program)))
-        attributes.ctx_in, attributes.ctx_size_in = ctypes.addressof(context), ctypes.sizeof(context)
-        if libc.syscall(SYS_BPF, BPF_PROG_TEST_RUN, ctypes.byref(attributes), ctypes.sizeof(attributes)):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        bpf_run.run_program(lib.bpf_program__fd(loaded._find_program(program)), *arguments)
 
     return run
 

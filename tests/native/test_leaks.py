@@ -77,7 +77,7 @@ def test_refused_load(opened, compiled, leaks):
         with Object(compiled("refused")) as one, pytest.raises(EagleEyeError):
             one.load()
 
-    leaks(load, 300)
+    leaks(load, 2000, allowed_kb=256)
 
 
 def test_broken_file(leaks, tmp_path):
