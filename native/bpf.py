@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno as codes
 import os
 import platform
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,9 @@ __all__ = ["Object", "Link", "Map", "Ring", "Iterator", "record_dtype", "possibl
 OBJECTS = Path(__file__).parent.parent / "bpf" / "obj"
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _SELF_ATTACHING = ("tp_btf/", "raw_tp/", "raw_tracepoint/", "tp/", "tracepoint/")
+
+# A load holds the kernel's whole BTF, some 10 MB: one at a time bounds what start-up takes.
+_loading = threading.Lock()
 
 lib.log_install()
 
@@ -133,7 +137,7 @@ class Object:
     def load(self) -> None:
         """Loads maps and programs; BpfLoadError with the verifier's last lines, UnavailableError where the
         machine lacks a capability, BTF or a hook."""
-        with self._guard:
+        with _loading, self._guard:
             lib.log_clear()
             failed = lib.bpf_object__load(self._handle)
             log = _log()
