@@ -12,6 +12,7 @@ from .errors import BpfAttachError, BpfLoadError, EagleEyeError, UnavailableErro
 VERIFIER_LINES = 15
 OTHER_LINES = 8
 
+STATUS = Path("/proc/thread-self/status")
 BTF_PATH = Path("/sys/kernel/btf/vmlinux")
 TRACEFS_PATHS = (Path("/sys/kernel/tracing/events"), Path("/sys/kernel/debug/tracing/events"))
 
@@ -33,7 +34,7 @@ _MISSING_BTF = re.compile(r"failed to find kernel BTF type ID of '([^']*)'")
 
 def missing_capabilities() -> tuple[str, ...]:
     """Those of CAP_BPF and CAP_PERFMON that this thread lacks; CAP_SYS_ADMIN stands for both."""
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/thread-self/status").read_text(), re.MULTILINE)
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", STATUS.read_text(), re.MULTILINE)
     held = int(found[1], 16) if found else 0
     if held >> CAP_SYS_ADMIN & 1:
         return ()
@@ -65,7 +66,7 @@ def load_failed(name: str, errno: int, log: str) -> EagleEyeError:
     """For bpf_object__load(): what this machine lacks where that can be told, else the log."""
     text = f"{name} did not load: {error_name(errno)}"
     if errno == codes.EPERM:
-        return _not_permitted(text, errno, log)
+        return _not_permitted(text, log) or BpfLoadError(text + useful_lines(log), errno=errno)
     if errno == codes.ESRCH and not BTF_PATH.exists():
         return UnavailableError(f"{text}: the kernel has no BTF ({BTF_PATH})", remedy=BTF_REMEDY)
     missing = _MISSING_BTF.search(log)
@@ -78,8 +79,9 @@ def load_failed(name: str, errno: int, log: str) -> EagleEyeError:
 def attach_failed(program: str, section: str, errno: int, log: str) -> EagleEyeError:
     """For bpf_program__attach() and its relatives."""
     text = f"program '{program}' ({section}) did not attach: {error_name(errno)}"
-    if errno in (codes.EPERM, codes.EACCES):
-        return _not_permitted(text, errno, log)
+    lacking = _not_permitted(text, log) if errno in (codes.EPERM, codes.EACCES) else None
+    if lacking:
+        return lacking
     if section.startswith(("tp/", "tracepoint/")) and not any(path.exists() for path in TRACEFS_PATHS):
         return UnavailableError(f"{text}: tracefs is not mounted", remedy=TRACEFS_REMEDY)
     if errno == codes.EOPNOTSUPP:
@@ -87,10 +89,11 @@ def attach_failed(program: str, section: str, errno: int, log: str) -> EagleEyeE
     return BpfAttachError(text + useful_lines(log), errno=errno)
 
 
-def _not_permitted(text: str, errno: int, log: str) -> EagleEyeError:
+def _not_permitted(text: str, log: str) -> UnavailableError | None:
     missing = missing_capabilities()
     if missing:
         return UnavailableError(f"{text}: {' and '.join(missing)} missing", remedy=CAPABILITY_REMEDY)
-    if "RLIMIT_MEMLOCK" in log:
+    # libbpf tries to raise the limit once per process; later it only suspects it, at every refused map.
+    if "RLIMIT_MEMLOCK" in log or ("ulimit -l" in log and "failed to create" in log):
         return UnavailableError(f"{text}: the limit of locked memory is too low", remedy=MEMLOCK_REMEDY)
-    return BpfLoadError(text + useful_lines(log), errno=errno)
+    return None

@@ -1,4 +1,8 @@
-"""Records in batches: a ring buffer drained, an iterator swept, into one reused array each."""
+"""Records in batches: a ring buffer drained, an iterator swept, into one reused array each.
+
+The drain is in C: numpy over the mapping itself would spare the copy, but can neither acquire nor
+release, so on arm64 it would read records that are not written yet.
+"""
 
 from __future__ import annotations
 
