@@ -76,6 +76,8 @@ class Batch:
 class KernelLog:
     """An open kernel log. Reading never blocks.
 
+    The kernel holds back a line that was written without a newline until the next one comes.
+
     `overruns`, `rejected` and `malformed` count since it was opened: times the kernel overwrote records
     before they were read, records larger than the buffer, records that are not in the format.
     """

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..native.kmsg import LEVELS, Batch, KernelLog
 from .flood import Admission
+from .kmsg_order import LogClock, Losses
 from .model import Event, Severity
 from .options import Option
 from .probe import Context, EventSource, Metric, Sample, Series, Spec
@@ -29,49 +30,14 @@ _ROUND_NS = 20_000_000
 _FLOOD_RECORDS = 16
 _NAP_SECONDS = 0.001
 _MAX_REPEATED = 256
-
-
-class LogClock:
-    """Turns the log's time into CLOCK_MONOTONIC.
-
-    The log is stamped with the scheduler's clock, which no NTP steers; both begin at boot and drift apart
-    by some 10 ppm. A record is read after it was written, so the least delay seen, give or take the drift
-    since, is the difference of the clocks.
-    """
-
-    def __init__(self) -> None:
-        self.skew_ns = 0
-        self._learned_ns = 0
-
-    def learn(self, youngest_ns: int, read_ns: int) -> None:
-        """From a record that was read as soon as it was there."""
-        drift_ns = (read_ns - self._learned_ns) // 10_000
-        self.skew_ns = min(read_ns - youngest_ns, self.skew_ns + drift_ns)
-        self._learned_ns = read_ns
-
-
-class Losses:
-    """Counts gaps in the sequence numbers."""
-
-    def __init__(self, next_sequence: int | None) -> None:
-        self.records = 0
-        self._next = next_sequence
-
-    def add(self, sequence: np.ndarray[Any, Any], overruns: int) -> None:
-        """`overruns` happened before these records; where no number is known yet, each lost at least one."""
-        if not len(sequence):
-            return
-        if self._next is None:
-            self.records += overruns
-            self._next = int(sequence[0])
-        expected = np.concatenate([np.array([self._next], np.uint64), sequence[:-1] + np.uint64(1)])
-        behind = sequence > expected
-        self.records += sum((sequence[behind] - expected[behind]).tolist())
-        self._next = (int(sequence[-1]) + 1) % 2**64
+# More than a kernel log buffer holds at boot.
+_BACKLOG_RECORDS = 100_000
 
 
 class KmsgProbe:
-    def __init__(self, log: KernelLog, events: EventSource, *, max_level: int, rate: int, burst: int) -> None:
+    def __init__(
+        self, log: KernelLog, events: EventSource, *, max_level: int, rate: int, burst: int, backlog: int
+    ) -> None:
         self._log = log
         self._events = events
         self._max_level = max_level
@@ -83,6 +49,8 @@ class KmsgProbe:
         self._rate_limited = 0
         self._overruns = log.overruns
         self._caught_up = False
+        # What the log holds at the start is no flood.
+        self._backlog = backlog
 
     def sample(self, now_ns: int) -> Sample:
         lost_before = self._losses.records
@@ -115,13 +83,22 @@ class KmsgProbe:
             self._by_level += np.bincount(records["level"], minlength=len(LEVELS))
             self._learn(int(records["time_ns"][-1]))
             yield from self._admit(batch, np.flatnonzero(records["level"] <= self._max_level))
-        self._caught_up = not batch.more
+        if not batch.more:
+            self._caught_up = True
+            self._backlog = 0
 
     def _learn(self, youngest_ns: int) -> None:
         if self._caught_up and self._log.is_device:
             self._clock.learn(youngest_ns, time.monotonic_ns())
 
     def _admit(self, batch: Batch, wanted: np.ndarray[Any, Any]) -> Iterator[Event]:
+        if self._backlog > 0:
+            self._backlog -= len(wanted)
+            yield from (self._event(self._attributes(batch, index)) for index in wanted.tolist())
+        else:
+            yield from self._admit_some(batch, wanted)
+
+    def _admit_some(self, batch: Batch, wanted: np.ndarray[Any, Any]) -> Iterator[Event]:
         records = batch.records[wanted]
         admitted, repeated = self._admission.sort(
             records["text_hash"], records["template_hash"], records["level"] <= _ERR
@@ -203,15 +180,15 @@ def facility_name(number: int) -> str:
 
 
 def build(context: Context) -> KmsgProbe:
-    options = context.options
-    # An absolute path replaces the root.
-    log = KernelLog(context.paths.dev / options["path"], from_boot=options["from"] == "boot")
+    options, from_boot = context.options, context.options["from"] == "boot"
     return KmsgProbe(
-        log,
+        # An absolute path replaces the root.
+        KernelLog(context.paths.dev / options["path"], from_boot=from_boot),
         context.events,
         max_level=LEVELS.index(options["min_level"]),
         rate=options["events_per_second"],
         burst=options["burst"],
+        backlog=_BACKLOG_RECORDS if from_boot else 0,
     )
 
 

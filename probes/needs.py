@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from ..native.errors import UnavailableError
+from ..native.errors import EagleEyeError, UnavailableError
 from .cgroup import CgroupTree
 from .paths import Paths
 
@@ -84,7 +84,7 @@ def _bpf_objects(paths: Paths) -> str:
         return f"the C modules are not built: {error}"
     try:
         Object.named("sched").close()
-    except UnavailableError as error:
+    except EagleEyeError as error:
         return error.message
     return ""
 

@@ -12,7 +12,8 @@ import pytest
 
 from eagle_eye.native.errors import UnavailableError
 from eagle_eye.probes import kmsg
-from eagle_eye.probes.kmsg import SPEC, LogClock, facility_name
+from eagle_eye.probes.kmsg import SPEC, facility_name
+from eagle_eye.probes.kmsg_order import LogClock
 
 DEFAULTS = {option.name: option.parse(option.default, option.name) for option in SPEC.options}
 PRINTK_DEVKMSG = Path("/proc/sys/kernel/printk_devkmsg")
@@ -165,6 +166,19 @@ def drained(probe, now_ns: int = 1) -> tuple[list, dict]:
     return events, sample.dropped
 
 
+@pytest.fixture
+def flooded(opened, tmp_path):
+    """A probe that has caught up, and then many lines."""
+
+    def make(lines):
+        probe = opened("", **{"from": "end"})
+        probe.sample(1)
+        (tmp_path / "log").write_text("".join(lines))
+        return probe
+
+    return make
+
+
 def read_so_far(sample) -> float:
     return sum(value for key, value in values(sample).items() if key[0] == "records_total")
 
@@ -176,8 +190,14 @@ def accounted(events, dropped) -> int:
     )
 
 
-def test_a_flood_of_one_text_becomes_a_few_events_and_a_count(opened):
-    probe = opened("".join(line(n, f"flood {n + 100000}") for n in range(5000)))
+def test_what_the_log_holds_at_the_start_is_no_flood(opened):
+    events, dropped = drained(opened("".join(line(n, f"unit {n % 3000} of {n % 7}") for n in range(3000))))
+    assert len(events) == 3000
+    assert dropped["rate_limited"] == 0
+
+
+def test_a_flood_of_one_text_becomes_a_few_events_and_a_count(flooded):
+    probe = flooded(line(n, f"flood {n + 100000}") for n in range(5000))
     first, _ = drained(probe)
     assert len(first) == 10
     later = probe.sample(2_000_000_000)
@@ -188,29 +208,29 @@ def test_a_flood_of_one_text_becomes_a_few_events_and_a_count(opened):
     assert accounted([*first, *later.events], later.dropped) == 5000
 
 
-def test_a_flood_of_lines_that_all_differ_is_limited_and_counted(opened):
+def test_a_flood_of_lines_that_all_differ_is_limited_and_counted(flooded):
     words = [secrets.token_hex(4).translate(str.maketrans("0123456789", "ghijklmnop")) for _ in range(5000)]
-    events, dropped = drained(opened("".join(line(n, word) for n, word in enumerate(words))))
+    events, dropped = drained(flooded(line(n, word) for n, word in enumerate(words)))
     assert len(events) == 1000
     assert dropped["rate_limited"] == 4000
 
 
-def test_rare_lines_and_errors_come_through_a_flood(opened):
+def test_rare_lines_and_errors_come_through_a_flood(flooded):
     flood = [line(n, f"device {n % 1000} of {n % 997} is noisy") for n in range(20_000)]
     for n in range(500, 20_000, 2000):
         flood[n] = line(n, f"rare {chr(65 + n // 2000)} line")
         flood[n + 1] = line(n + 1, f"rare {chr(65 + n // 2000)} error", level=3)
-    events, dropped = drained(opened("".join(flood)))
+    events, dropped = drained(flooded(flood))
     rare = [text for text in map(text_of, events) if text.startswith("rare")]
     assert rare == [f"rare {letter} {what}" for letter in "ABCDEFGHIJ" for what in ("line", "error")]
     assert dropped["rate_limited"] > 10_000
 
 
-def test_a_rare_fault_code_comes_through_a_flood_of_another(opened):
+def test_a_rare_fault_code_comes_through_a_flood_of_another(flooded):
     flood = [line(n, f"NVRM: Xid (PCI:0000:3b:00): 31, pid={10000 + n}, Ch 0000001e", level=3) for n in range(8000)]
     flood[6000] = line(6000, "NVRM: Xid (PCI:0000:3b:00): 79, pid=10001, GPU has fallen off the bus.", level=3)
     flood[6001] = line(6001, "NVRM: Xid (PCI:0000:86:00): 31, pid=10001, Ch 0000001e", level=3)
-    found = [text_of(event) for event in drained(opened("".join(flood)))[0]]
+    found = [text_of(event) for event in drained(flooded(flood))[0]]
     assert any("): 79" in text for text in found)
     assert any("PCI:0000:86:00" in text for text in found)
     assert len(found) == 12
