@@ -30,7 +30,7 @@ from ..flags import add_flags, parse_option, settings_from
 from ..logs import Logs
 from ..nats_server import NatsServer
 from ..settings import Settings
-from ..view.display import LEAVE_SCREEN, Display, LineDisplay, LiveDisplay
+from ..view.display import LEAVE_SCREEN, Display, LineDisplay
 from .serving import Stop, addresses, serve
 from .version import libbpf_version
 
@@ -107,6 +107,9 @@ def _display(agent: Agent, settings: Settings, stop: Stop, live: bool) -> Displa
     fd = sys.stdout.fileno()
     where = addresses(agent, settings)
     if live:
+        # Costs 10 MB, which those who read plain lines need not pay.
+        from ..view.live import LiveDisplay
+
         return LiveDisplay(fd, stop.set_from_thread, os.uname().release, where)
     return LineDisplay(fd, stop.set_from_thread, where)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
@@ -17,7 +17,8 @@ from .sentences import sentence
 from .window import Window
 from .words import UNKNOWN, clean, count, percent, rate, seconds, size, span
 
-MAX_EVENTS = 64
+MAX_KINDS = 32
+MAX_EVENTS_PER_KIND = 16
 MAX_HISTORY = 30
 BARS = "▁▂▃▄▅▆▇█"
 QUIETEST_SECONDS, LOUDEST_SECONDS = 1e-5, 1e-1
@@ -31,6 +32,7 @@ _STATE_STYLES = {
     "failing": "red",
     "hung": "bold red",
 }
+_SEVERITIES = ("info", "warning", "error", "fatal")
 _SEVERITY_STYLES = {"info": "", "warning": "yellow", "error": "red", "fatal": "bold red"}
 
 
@@ -42,7 +44,10 @@ class Cost(Struct, frozen=True):
 
 
 class State(Struct, frozen=True):
-    """All that a screen shows. `waits` are the last p99 waits in seconds, oldest first, None where unknown."""
+    """All that a screen shows. `waits` are the last p99 waits in seconds, oldest first, None where unknown.
+
+    `events` are the last ones of each kind, in no order.
+    """
 
     snapshot: Snapshot
     figures: Figures
@@ -61,21 +66,26 @@ class View:
         self._addresses = addresses
         self._window = Window()
         self._waits: deque[float | None] = deque(maxlen=MAX_HISTORY)
-        self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
+        self._events: dict[str, deque[Event]] = {}
 
     def add(self, snapshot: Snapshot, events: Sequence[Event], cost: Cost | None = None) -> State:
         self._window.add(snapshot)
         self._waits.append(self._window.value(RUN_QUEUE, quantile="0.99"))
-        self._events.extend(events)
+        self._keep(events)
         return State(
             snapshot=snapshot,
             figures=figures_of(self._window),
             waits=tuple(self._waits),
-            events=tuple(self._events),
+            events=tuple(event for kept in self._events.values() for event in kept),
             addresses=self._addresses,
             kernel=self._kernel,
             cost=cost,
         )
+
+    def _keep(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.kind in self._events or len(self._events) < MAX_KINDS:
+                self._events.setdefault(event.kind, deque(maxlen=MAX_EVENTS_PER_KIND)).append(event)
 
 
 def screen(state: State, width: int, height: int) -> Group:
@@ -200,7 +210,21 @@ def _probe(one: Health) -> Text:
 def _events(events: Sequence[Event], room: int) -> list[Text]:
     if not events:
         return [Text("no events yet; Ctrl-C ends", "dim")]
-    return [_event(event) for event in reversed(events[-room:])] if room > 0 else []
+    return [_event(event) for event in chosen(events, room)]
+
+
+def chosen(events: Sequence[Event], room: int) -> list[Event]:
+    """At most `room` events, newest first, such that a kind that comes often does not push out one that comes once.
+
+    The newest of every kind are taken first, severe ones before others; then the second newest, and so on.
+    """
+    seen: Counter[str] = Counter()
+    ranked = []
+    for event in sorted(events, key=lambda event: -event.at_ns):
+        ranked.append((seen[event.kind], -_SEVERITIES.index(event.severity), -event.at_ns, event))
+        seen[event.kind] += 1
+    best = sorted(ranked, key=lambda rank: rank[:3])[: max(room, 0)]
+    return [event for *_, event in sorted(best, key=lambda rank: rank[2])]
 
 
 def _event(event: Event) -> Text:

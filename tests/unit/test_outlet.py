@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from eagle_eye.collector.view.display import LineDisplay, LiveDisplay
+from eagle_eye.collector.view.display import LineDisplay
+from eagle_eye.collector.view.live import LiveDisplay
 from eagle_eye.collector.view.outlet import Descriptor, Outlet
 from eagle_eye.probes.model import Snapshot
 

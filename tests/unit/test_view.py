@@ -10,7 +10,7 @@ from rich.console import Console
 
 from eagle_eye.collector.view import figures
 from eagle_eye.collector.view.lines import PlainLines
-from eagle_eye.collector.view.screen import MAX_EVENTS, Cost, View, screen, sparkline
+from eagle_eye.collector.view.screen import MAX_EVENTS_PER_KIND, MAX_KINDS, Cost, View, chosen, screen, sparkline
 from eagle_eye.collector.view.sentences import SENTENCES, sentence
 from eagle_eye.collector.view.window import Window, parse_key
 from eagle_eye.collector.view.words import clean, count, percent, rate, seconds, size, span
@@ -158,13 +158,26 @@ def test_a_reading_of_long_ago_is_not_known_now():
 
 
 def test_newest_events_come_first_and_memory_is_bounded(view):
-    for beat in range(1, 3 * MAX_EVENTS):
+    for beat in range(1, 200):
         state = view.add(snapshot(beat), [event("kmsg.record", beat * HALF_SECOND_NS, text=f"line {beat}")])
+        view.add(snapshot(beat), [event(f"kind.{beat}", beat)])
 
-    lines = [line for line in shown(state) if "kmsg.record" in line]
-    assert lines[0].endswith(f"line {3 * MAX_EVENTS - 1}")
-    assert lines[1].endswith(f"line {3 * MAX_EVENTS - 2}")
-    assert len(state.events) == MAX_EVENTS
+    lines = [line for line in shown(state, height=90) if "kmsg.record" in line]
+    assert lines[0].endswith("line 199")
+    assert lines[1].endswith("line 198")
+    assert len(state.events) <= MAX_KINDS * MAX_EVENTS_PER_KIND
+
+
+def test_a_rare_severe_event_is_not_pushed_out_by_frequent_ones():
+    waits = [event("sched.long_wait", 10 + n) for n in range(50)]
+    execs = [event("process.exec", 100 + n, severity="info") for n in range(50)]
+    kill = event("process.oom_kill", 1, severity="error")
+    picked = chosen([kill, *waits, *execs], 4)
+
+    assert [one.kind for one in picked] == ["process.exec", "sched.long_wait", "sched.long_wait", "process.oom_kill"]
+    assert picked[0].at_ns == 149
+    assert [one.at_ns for one in picked[1:3]] == [59, 58]
+    assert chosen([kill, *waits], 0) == []
 
 
 def test_own_cost_and_addresses_are_on_top(view):
