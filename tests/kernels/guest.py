@@ -1,0 +1,71 @@
+"""Runs inside the guest: every object, every probe, then without BTF and without capabilities.
+
+Writes one JSON line per outcome.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import checks
+import lacking
+import whole_agent
+import workloads
+from outcome import Outcome, Unmet
+
+from eagle_eye.native.errors import EagleEyeError, UnavailableError
+from eagle_eye.probes.registry import PROBES
+
+CHECK_SECONDS = 90
+
+
+def main() -> None:
+    workloads.enable_controllers()
+    say("features", "", Outcome("ok", detail=checks.features()))
+    for name, in_child in lacking.CASES.items():
+        for spec in PROBES:
+            report(spec.name, name, lambda s=spec, c=in_child: c(s))
+    for spec in PROBES:
+        report(spec.name, "", lambda s=spec: checks.PROBES.get(s.name, checks.any_probe)(s))
+    report("whole agent", "", whole_agent.check)
+    print(json.dumps({"done": True}))
+
+
+def report(probe: str, case: str, check: Callable[[], Outcome]) -> None:
+    began = time.monotonic()
+    signal.alarm(CHECK_SECONDS)
+    try:
+        outcome = check()
+    except UnavailableError as error:
+        outcome = Outcome("unavailable", detail=f"{error.message}; {error.remedy}")
+    except (EagleEyeError, Unmet) as error:
+        outcome = Outcome("failed", detail=str(error))
+    except Exception:
+        outcome = Outcome("failed", detail=traceback.format_exc(limit=-3))
+    finally:
+        signal.alarm(0)
+    say(probe, case, outcome, round(time.monotonic() - began, 1))
+
+
+def say(probe: str, case: str, outcome: Outcome, seconds: float = 0) -> None:
+    row = {"probe": probe, "case": case, **outcome._asdict(), "seconds": seconds, "release": platform.release()}
+    print(json.dumps(row), flush=True)
+
+
+def too_long(*_: object) -> None:
+    raise Unmet(f"did not end within {CHECK_SECONDS} s")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGALRM, too_long)
+    os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
+    sys.path.insert(0, str(Path(__file__).parent))
+    main()

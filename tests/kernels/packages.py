@@ -1,0 +1,118 @@
+"""Debian's own kernels: found, fetched and unpacked below a cache folder, nothing installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+MIRROR = os.environ.get("DEBIAN_SECURITY_MIRROR", "http://deb.debian.org/debian-security")
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+SUITES = ("bullseye-security", "bookworm-security")
+# The security suites alone hold the newest build of each series, in lists of half a megabyte.
+SERIES = {
+    "5.10": r"^linux-image-5\.10\.0-[0-9]+-cloud-amd64$",
+    "6.1": r"^linux-image-6\.1\.[0-9]+-[0-9]+-cloud-amd64$",
+    "6.12": r"^linux-image-6\.12\.[0-9]+\+deb12-cloud-amd64$",
+}
+LISTS_KEEP_S = 24 * 3600
+
+
+class KernelUnavailable(Exception):
+    """No package of this series could be had; the message says why."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An unpacked kernel package; `modules` is its lib/modules/RELEASE."""
+
+    series: str
+    release: str
+    image: Path
+    modules: Path
+
+
+def cache_folder() -> Path:
+    """Outside the repository, so that `make clean` does not fetch 80 MB again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eagle-eye" / "kernels"
+
+
+def fetch(series: str, cache: Path) -> Kernel:
+    """The newest kernel of `series`, from the cache when it is there; KernelUnavailable when it cannot be had."""
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        package = newest_package(series, cache)
+    except KernelUnavailable:
+        unpacked = sorted(cache.glob(f"linux-image-{series}.*"), key=by_numbers)
+        if not unpacked:
+            raise
+        return unpacked_kernel(series, unpacked[-1])
+    folder = cache / package
+    if not folder.exists():
+        unpack(package, folder, cache)
+    return unpacked_kernel(series, folder)
+
+
+def newest_package(series: str, cache: Path) -> str:
+    refresh_lists(cache)
+    found = apt("apt-cache", cache, "search", "--names-only", SERIES[series]).split("\n")
+    names = sorted((line.split(" ")[0] for line in found if line), key=by_numbers)
+    if not names:
+        raise KernelUnavailable(f"no Linux {series} in {', '.join(SUITES)} of {MIRROR}")
+    return names[-1]
+
+
+def by_numbers(name: str | Path) -> list[int]:
+    return [int(number) for number in re.findall(r"[0-9]+", Path(name).name)]
+
+
+def refresh_lists(cache: Path) -> None:
+    stamp = cache / "apt/refreshed"
+    if stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_KEEP_S:
+        return
+    (cache / "apt/lists/partial").mkdir(parents=True, exist_ok=True)
+    (cache / "apt/archives/partial").mkdir(parents=True, exist_ok=True)
+    lines = [f"deb [signed-by={KEYRING}] {MIRROR} {suite} main\n" for suite in SUITES]
+    (cache / "apt/sources.list").write_text("".join(lines))
+    apt("apt-get", cache, "update")
+    stamp.touch()
+
+
+def unpack(package: str, folder: Path, cache: Path) -> None:
+    unfinished = folder.with_name(f"unfinished-{os.getpid()}")
+    unfinished.mkdir()
+    try:
+        apt("apt-get", cache, "download", package, cwd=unfinished)
+        (archive,) = unfinished.glob("*.deb")
+        subprocess.run(["dpkg-deb", "-x", archive, unfinished], check=True)
+        archive.unlink()
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def unpacked_kernel(series: str, folder: Path) -> Kernel:
+    release = folder.name.removeprefix("linux-image-")
+    subprocess.run(["depmod", "-b", folder, release], check=True)
+    return Kernel(series, release, folder / "boot" / f"vmlinuz-{release}", folder / "lib/modules" / release)
+
+
+def apt(tool: str, cache: Path, *arguments: str, cwd: Path | None = None) -> str:
+    """Runs apt with sources and state of its own; the machine's stay as they are."""
+    own = {
+        "Dir::Etc::sourcelist": cache / "apt/sources.list",
+        "Dir::Etc::sourceparts": "-",
+        "Dir::State::Lists": cache / "apt/lists",
+        "Dir::Cache": cache / "apt",
+        "APT::Sandbox::User": "root",
+        "APT::Update::Error-Mode": "any",
+    }
+    options = [f"-o{name}={value}" for name, value in own.items()]
+    done = subprocess.run([tool, "-qq", *options, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+    if done.returncode:
+        raise KernelUnavailable(f"{tool} {arguments[0]}: {done.stderr.strip().splitlines()[-1:]}")
+    return done.stdout
