@@ -15,11 +15,12 @@ const volatile __u32 events_per_second = 50;
 const volatile __u32 cgroup_hierarchy = CGROUP_UNIFIED;
 const volatile bool use_task_storage = true;
 
-/* Since when a task waits, and on which CPU's queue; at_ns 0 while it does not wait. */
+/* Since when a task waits, and on which CPU's queue; at_ns 0 while it does not wait. `half_asleep`: it was
+ * preempted on its way to sleep, so that a wake-up may find it on the queue. */
 struct queued {
 	__u64 at_ns;
 	__u32 cpu;
-	__u32 reserved;
+	__u32 half_asleep;
 };
 
 /* One task's turn on a CPU. */
@@ -100,28 +101,28 @@ static __always_inline struct queued *queued_create(struct task_struct *task)
 	return bpf_map_lookup_elem(&queued_hash, &pid);
 }
 
-static __always_inline void enqueue(struct task_struct *task, __u32 cpu, __u64 now_ns, struct sched_stats *stat)
+static __always_inline void enqueue(struct queued *queued, __u32 cpu, __u64 now_ns, bool half_asleep,
+				    struct sched_stats *stat)
 {
-	struct queued *queued = queued_create(task);
-
 	if (!queued) {
 		stat->untracked++;
 		return;
 	}
-	/* A task that was preempted on its way to sleep is woken while it waits: the wait goes on. */
-	if (queued->at_ns)
-		return;
 	queued->at_ns = now_ns;
 	queued->cpu = cpu;
+	queued->half_asleep = half_asleep;
 }
 
 /* The turn of `task` is over. Short turns are left out, so that the few places hold what matters; one that goes
- * on after a short break is the same turn, under the name and cgroup that the task has by now. */
+ * on after a short break is the same turn, under the name and cgroup that the task has by now. A turn that we did not see begin is left out: the first, and
+ * one that follows a switch which the kernel did not trace. */
 static __noinline void end_stint(struct cpu_runs *run, struct task_struct *task, __u64 now_ns)
 {
 	struct stint *stint = &run->stints[run->newest % STINTS];
 	__u64 since_ns = run->since_ns;
 
+	if (!since_ns || run->running != (__u64)task)
+		return;
 	if (stint->pid != (__u32)task->pid || since_ns - stint->end_ns >= min_stint_ns) {
 		stint = &run->stints[++run->newest % STINTS];
 		stint->start_ns = since_ns;
@@ -259,10 +260,14 @@ static __always_inline int woken(struct task_struct *task)
 {
 	struct sched_stats *stat = this_cpu_entry(&stats);
 
+	struct queued *queued;
+
 	/* Woken before it got to sleep: it never left its CPU and does not wait. */
 	if (!stat || task->on_cpu)
 		return 0;
-	enqueue(task, task_last_cpu(task), bpf_ktime_get_ns(), stat);
+	queued = queued_create(task);
+	if (!queued || !queued->at_ns || !queued->half_asleep)
+		enqueue(queued, task_last_cpu(task), bpf_ktime_get_ns(), false, stat);
 	return 0;
 }
 
@@ -289,13 +294,13 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_stru
 	if (!stat || !run)
 		return 0;
 	stat->context_switches++;
-	if (run->since_ns && now_ns - run->since_ns >= min_stint_ns)
+	if (now_ns - run->since_ns >= min_stint_ns)
 		end_stint(run, prev, now_ns);
 	run->since_ns = now_ns;
 	run->running = (__u64)next;
 	run->running_pid = next->pid;
 	if (prev->pid && (preempt || task_state(prev) == TASK_RUNNING))
-		enqueue(prev, cpu, now_ns, stat);
+		enqueue(queued_create(prev), cpu, now_ns, task_state(prev) != TASK_RUNNING, stat);
 	if (next->pid)
 		end_wait(next, stat, now_ns);
 	return 0;
