@@ -11,8 +11,8 @@ from .words import clean, percent, seconds, size
 
 # What the event lacks is `?`, or nothing at all where the format is one of _OPTIONAL.
 SENTENCES = {
-    "sched.long_wait": "{task} ({pid}) waited {wait_seconds:time}: {ran_instead[task]} ({ran_instead[pid]}) "
-    "ran on CPU {cpu}, {ran_instead[share_ratio]:percent} of that time",
+    "sched.long_wait": "{task} ({pid}) waited {wait_seconds:time}{ran_instead[task]:behind}{ran_instead[pid]:id}"
+    "{ran_instead[share_ratio]:share} for CPU {cpu}",
     "tasks.stuck": "{task} ({pid}) has made no progress for {stuck_seconds:time}, in {stack[0]}",
     "tasks.unstuck": "{task} ({pid}) is no longer stuck, after {stuck_seconds:time}",
     "process.exec": "{task} ({pid}) runs {filename}",
@@ -20,12 +20,12 @@ SENTENCES = {
     "process.oom_kill": "{task} ({pid}) killed for want of memory, {resident_bytes:size} resident{cgroup:in}",
     "kmsg.record": "{text}{repeats:times}",
     "kmsg.lost": "{records} kernel log records were overwritten before they were read",
-    "link.state": "{interface} is {state}",
+    "link.state": "{device} went from {before} to {state}",
 }
 
 _FORMATS: dict[str, Callable[[Any], str]] = {
     "time": seconds,
-    "percent": percent,
+    "share": percent,
     "size": size,
 }
 _OPTIONAL = {
@@ -34,6 +34,8 @@ _OPTIONAL = {
     "from": " sent by {}",
     "id": " ({})",
     "in": ", in {}",
+    "behind": " behind {}",
+    "share": ", {} of it,",
     "times": " ({} times)",
 }
 
@@ -51,14 +53,17 @@ class _Formatter(string.Formatter):
             return None, field_name
 
     def format_field(self, value: Any, format_spec: str) -> str:
+        optional = _OPTIONAL.get(format_spec)
         if value is None or value == "":
-            return "" if format_spec in _OPTIONAL else "?"
-        if format_spec in _OPTIONAL:
-            return _OPTIONAL[format_spec].format(clean(value))
-        try:
-            return clean(_FORMATS.get(format_spec, str)(value))
-        except (TypeError, ValueError):
-            return clean(value)
+            return "?" if optional is None else ""
+        return (optional or "{}").format(clean(_formatted(value, format_spec)))
+
+
+def _formatted(value: Any, format_spec: str) -> str:
+    try:
+        return _FORMATS.get(format_spec, str)(value)
+    except (TypeError, ValueError):
+        return str(value)
 
 
 _formatter = _Formatter()

@@ -93,6 +93,7 @@ def test_a_run_of_two_seconds_tells_where_it_is_and_leaves_nothing(tmp_path):
     assert len(seconds) == 3
     for name in ("run_queue_p99_seconds", "memory_available_bytes", "cpu_waiting_ratio", "context_switches_per_second"):
         assert f" {name}=" in seconds[-1]
+    assert not [line for line in lines if "(?)" in line or " ? " in line], "a sentence lacks what it names"
     assert left_behind(tmp_path) == []
 
 

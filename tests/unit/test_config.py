@@ -11,6 +11,7 @@ from eagle_eye.collector.settings import OPTIONS, Settings, settings_of
 from eagle_eye.native.errors import UsageError
 from eagle_eye.probes.options import Option
 from eagle_eye.probes.probe import Spec
+from eagle_eye.probes.registry import PROBES
 
 
 def spec(name, *options, default_on=True):
@@ -55,8 +56,6 @@ def test_defaults_are_lawful_and_say_so():
 
 
 def test_the_real_registry_has_lawful_defaults_and_no_name_twice():
-    from eagle_eye.probes.registry import PROBES
-
     table = settings_of(PROBES)
 
     load(PROBES, {}, {})

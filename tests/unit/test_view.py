@@ -1,6 +1,7 @@
 """The live screen and the plain lines: what is unknown is not zero, and foreign text is only text."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from eagle_eye.collector.view.sentences import SENTENCES, sentence
 from eagle_eye.collector.view.window import Window, parse_key
 from eagle_eye.collector.view.words import clean, count, percent, rate, seconds, size, span
 from eagle_eye.probes.model import Event, Health, Reading, Snapshot
+from eagle_eye.probes.registry import PROBES
 
 HALF_SECOND_NS = 500_000_000
 QUANTILE = 'eagle_eye_sched_run_queue_seconds{quantile="%s"}'
@@ -188,12 +190,19 @@ def test_own_cost_and_addresses_are_on_top(view):
 
 
 def test_every_figure_is_a_metric_that_a_probe_declares():
-    from eagle_eye.probes.registry import PROBES
-
     declared = {metric.name for spec in PROBES for metric in spec.metrics}
     used = {name for name in vars(figures).values() if isinstance(name, str) and name.startswith("eagle_eye_")}
 
     assert used <= declared
+
+
+def test_every_kind_that_a_probe_makes_has_a_sentence():
+    names = "|".join(spec.name for spec in PROBES)
+    probes = Path(figures.__file__).parents[2] / "probes"
+    made = {kind for path in probes.glob("*.py") for kind in re.findall(rf'"((?:{names})\.[a-z_]+)"', path.read_text())}
+
+    assert len(made) >= 5
+    assert made == set(SENTENCES)
 
 
 ATTRIBUTES = sorted({one for form in SENTENCES.values() for one in re.findall(r"{(\w+)", form)})
@@ -275,12 +284,12 @@ def test_an_event_without_its_attributes_says_so():
                 "cpu": 1,
                 "ran_instead": {"task": "hog", "pid": 9, "share_ratio": 0.98},
             },
-            "engine (7) waited 23.4 ms: hog (9) ran on CPU 1, 98.0 % of that time",
+            "engine (7) waited 23.4 ms behind hog (9), 98.0 % of it, for CPU 1",
         ),
         (
             "sched.long_wait",
             {"task": "engine", "pid": 7, "wait_seconds": 0.0234, "cpu": 1},
-            "engine (7) waited 23.4 ms: ? (?) ran on CPU 1, ? of that time",
+            "engine (7) waited 23.4 ms for CPU 1",
         ),
         (
             "tasks.stuck",
