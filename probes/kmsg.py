@@ -205,5 +205,5 @@ SPEC = Spec(
         Option("events_per_second", "integer", 200, "sustained events, of errors and of the rest", 1, 10_000),
         Option("burst", "integer", 1000, "events at once, of errors and of the rest", 1, 100_000),
     ),
-    cost="about 1 us per record, 40 us per event",
+    cost="10 us per round, 0.2 ms per line, 5 us per line in a flood",
 )
