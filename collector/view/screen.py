@@ -64,16 +64,22 @@ class View:
     def __init__(self, kernel: str, addresses: Mapping[str, str]) -> None:
         self._kernel = kernel
         self._addresses = addresses
+        self._snapshot: Snapshot | None = None
         self._window = Window()
         self._waits: deque[float | None] = deque(maxlen=MAX_HISTORY)
         self._events: dict[str, deque[Event]] = {}
 
-    def add(self, snapshot: Snapshot, events: Sequence[Event], cost: Cost | None = None) -> State:
+    def add(self, snapshot: Snapshot, events: Sequence[Event]) -> None:
+        self._snapshot = snapshot
         self._window.add(snapshot)
         self._waits.append(self._window.value(RUN_QUEUE, quantile="0.99"))
         self._keep(events)
+
+    def state(self, cost: Cost | None = None) -> State:
+        """What to show now; there must have been a snapshot."""
+        assert self._snapshot is not None
         return State(
-            snapshot=snapshot,
+            snapshot=self._snapshot,
             figures=figures_of(self._window),
             waits=tuple(self._waits),
             events=tuple(event for kept in self._events.values() for event in kept),

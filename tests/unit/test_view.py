@@ -57,6 +57,11 @@ def event(kind="sched.long_wait", at_ns=HALF_SECOND_NS, severity="warning", **at
     )
 
 
+def added(view, snapshot, events, cost=None):
+    view.add(snapshot, events)
+    return view.state(cost)
+
+
 def shown(state, width=80, height=24):
     console = Console(width=width, height=height, color_system=None, force_terminal=False)
     with console.capture() as capture:
@@ -84,7 +89,7 @@ def test_rates_come_from_the_second_before_and_values_from_now(view):
             "eagle_eye_cgroup_left_out": 0.0,
             THROTTLED % "/kubepods/idle": 3.0,
         }
-        state = view.add(snapshot(beat, values), ())
+        state = added(view, snapshot(beat, values), ())
 
     lines = shown(state)
     assert "p50 12.0 us" in row(lines, "run queue")
@@ -96,7 +101,7 @@ def test_rates_come_from_the_second_before_and_values_from_now(view):
 
 
 def test_what_is_unknown_is_never_shown_as_zero(view):
-    lines = shown(view.add(snapshot(1), ()))
+    lines = shown(added(view, snapshot(1), ()))
 
     assert "p99 - " in row(lines, "run queue")
     assert "cpu - (all -)" in row(lines, "waiting")
@@ -142,7 +147,7 @@ def test_every_probe_says_its_state_and_why(view):
         Health("kmsg", "ok", dropped={"ring_full": 2, "rate_limited": 1}),
         Health("quiet", "off"),
     )
-    lines = shown(view.add(snapshot(1, health=health), ()))
+    lines = shown(added(view, snapshot(1, health=health), ()))
 
     assert row(lines, "sched").split() == ["sched", "ok", "0.31", "12", "0"]
     assert row(lines, "tasks      unavail").endswith("needs CAP_BPF")
@@ -161,8 +166,8 @@ def test_a_reading_of_long_ago_is_not_known_now():
 
 def test_newest_events_come_first_and_memory_is_bounded(view):
     for beat in range(1, 200):
-        state = view.add(snapshot(beat), [event("kmsg.record", beat * HALF_SECOND_NS, text=f"line {beat}")])
-        view.add(snapshot(beat), [event(f"kind.{beat}", beat)])
+        state = added(view, snapshot(beat), [event("kmsg.record", beat * HALF_SECOND_NS, text=f"line {beat}")])
+        added(view, snapshot(beat), [event(f"kind.{beat}", beat)])
 
     lines = [line for line in shown(state, height=90) if "kmsg.record" in line]
     assert lines[0].endswith("line 199")
@@ -183,7 +188,7 @@ def test_a_rare_severe_event_is_not_pushed_out_by_frequent_ones():
 
 
 def test_own_cost_and_addresses_are_on_top(view):
-    lines = shown(view.add(snapshot(1), (), Cost(cpu_ratio=0.006, resident_bytes=60 << 20)))
+    lines = shown(added(view, snapshot(1), (), Cost(cpu_ratio=0.006, resident_bytes=60 << 20)))
 
     assert "costs 0.6 %, 60.0 MiB" in lines[0]
     assert lines[1] == "NATS nats://127.0.0.1:4222  metrics http://127.0.0.1:9750/metrics"
@@ -225,8 +230,8 @@ def test_any_text_stays_text_inside_the_screen(text, width, height, kind, value)
     health = (Health(text, "failing", reason=text),)
     values = {THROTTLED % text: 1.0, "eagle_eye_cgroup_left_out": 0.0}
     view = View(text, {"NATS": text})
-    view.add(snapshot(1, values, health=health, node=text), [hostile])
-    state = view.add(snapshot(2, {**values, THROTTLED % text: 2.0}, health=health, node=text), [hostile])
+    added(view, snapshot(1, values, health=health, node=text), [hostile])
+    state = added(view, snapshot(2, {**values, THROTTLED % text: 2.0}, health=health, node=text), [hostile])
 
     lines = shown(state, width, height)
 
@@ -260,7 +265,7 @@ def test_a_plain_line_names_probes_that_do_not_work():
 
 
 def test_markup_of_the_kernel_is_not_markup_of_ours(view):
-    state = view.add(snapshot(1), [event("kmsg.record", text="[red]x[/red] \x1b[2J \u202e")])
+    state = added(view, snapshot(1), [event("kmsg.record", text="[red]x[/red] \x1b[2J \u202e")])
 
     line = next(line for line in shown(state) if "kmsg.record" in line)
     assert line.endswith("[red]x[/red] \\x1b[2J \\u202e")
