@@ -71,5 +71,5 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
 	@echo "building"
-	@$(BIN)/pip -q install --disable-pip-version-check --no-build-isolation -e '.[dev]'
+	@$(BIN)/pip -qq install --disable-pip-version-check --no-build-isolation -e '.[dev]'
 	@touch $@
