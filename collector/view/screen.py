@@ -20,6 +20,7 @@ from .words import UNKNOWN, clean, count, percent, rate, seconds, size, span
 MAX_KINDS = 32
 MAX_EVENTS_PER_KIND = 16
 MAX_HISTORY = 30
+EVENT_LINES = 5
 BARS = "▁▂▃▄▅▆▇█"
 QUIETEST_SECONDS, LOUDEST_SECONDS = 1e-5, 1e-1
 
@@ -97,7 +98,7 @@ class View:
 def screen(state: State, width: int, height: int) -> Group:
     """`state` as at most `height` lines of at most `width` columns."""
     top = [*_header(state), _rule(width), *_node(state.figures, state.waits), _rule(width)]
-    probes = _probes(state.snapshot.health)
+    probes = _probes(state.snapshot.health, height - len(top) - EVENT_LINES)
     room = height - len(top) - len(probes) - 1
     events = [_rule(width), *_events(state.events, room)] if room > 0 else []
     return Group(*(_cropped(line, width) for line in [*top, *probes, *events][:height]))
@@ -199,9 +200,17 @@ def _sum(rates: Mapping[str, float], levels: Sequence[str]) -> float:
     return sum(rates.get(level, 0) for level in levels)
 
 
-def _probes(health: Sequence[Health]) -> list[Text]:
+def _probes(health: Sequence[Health], room: int) -> list[Text]:
+    """A head and a row per probe; those that are not well come first when there is no room for all."""
     head = Text(f"{'probe':<10} {'state':<12}{'ms':>7}{'events':>10}{'dropped':>9}  ", "bold")
-    return [head, *(_probe(one) for one in health if one.state != "off")]
+    listed = [one for one in health if one.state != "off"]
+    if len(listed) < room:
+        return [head, *map(_probe, listed)]
+    listed.sort(key=lambda one: one.state == "ok")
+    fitting = max(room - 2, 1)
+    hidden = Counter(one.state for one in listed[fitting:])
+    more = Text("and " + ", ".join(f"{count} {state}" for state, count in hidden.items()), "dim")
+    return [head, *map(_probe, listed[:fitting]), more]
 
 
 def _probe(one: Health) -> Text:

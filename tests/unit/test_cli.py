@@ -8,6 +8,8 @@ import sys
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from eagle_eye.__main__ import COMMANDS, main
@@ -52,7 +54,7 @@ def test_every_probe_has_its_flags_in_run_and_agent(capsys):
         for spec in PROBES:
             assert f"--{spec.name}, --no-{spec.name}" in text
             for option in spec.options:
-                assert f"--{spec.name}-{option.name.replace('_', '-')} " in text
+                assert re.search(rf"--{spec.name}-{option.name.replace('_', '-')}[ ,]", text)
 
 
 def test_version_tells_what_decides_what_works(capsys):
@@ -104,6 +106,24 @@ def test_usage_errors_name_the_mistake_and_the_way_out(words, message, remedy, c
     assert second.startswith("  try: ")
     assert remedy in second
     assert "hid@" not in said.err
+
+
+flags = st.sampled_from(
+    ["--interval", "--nats", "--listen", "--no-sched", "--sched", "-j", "--", "--config", "-d", "=", "@x"]
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    command=st.sampled_from(["config", "schema", "--version", ""]),
+    words=st.lists(st.one_of(flags, st.text()), max_size=4),
+)
+def test_no_words_make_a_traceback(command, words, capsys):
+    assert main([command, *words]) in (0, 1, 2)
+    said = capsys.readouterr()
+
+    assert "Traceback" not in said.err
+    assert said.err.replace("\n", "").isprintable()
 
 
 def test_an_error_of_the_system_names_the_file(capsys, monkeypatch):

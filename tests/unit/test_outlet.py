@@ -3,10 +3,12 @@
 import contextlib
 import os
 import pty
+import re
 import threading
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from eagle_eye.collector.view.display import LineDisplay
 from eagle_eye.collector.view.live import LiveDisplay
@@ -102,23 +104,46 @@ def test_a_slow_terminal_sees_the_latest_and_never_a_queue():
     assert shown == [0, 9]
 
 
-def test_the_live_screen_gives_the_terminal_back(monkeypatch):
+def drawn(monkeypatch, **environment):
+    """What a live screen writes to a terminal from its start to its end."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     master, terminal = pty.openpty()
     display = LiveDisplay(terminal, lambda: None, "6.1.0", {"NATS": "nats://h:1"})
     display.add(snapshot(1), ())
     display.close()
     os.close(terminal)
     written = b""
-    try:
+    with contextlib.suppress(OSError):  # Linux says EIO when the other side is closed
         while chunk := os.read(master, 65536):
             written += chunk
-    except OSError:  # Linux says EIO when the other side is closed
-        pass
     os.close(master)
+    return written
+
+
+def test_the_live_screen_gives_the_terminal_back(monkeypatch):
+    written = drawn(monkeypatch)
 
     assert written.startswith(b"\x1b[?1049h")
     assert b"Eagle Eye" in written
     assert b"\x1b[?25h" in written[-20:]
     assert written.endswith(b"\x1b[?1049l")
+
+
+def test_no_color_is_honoured(monkeypatch):
+    colour = re.compile(rb"\x1b\[[0-9;]*3[0-7]m")
+
+    assert colour.search(drawn(monkeypatch))
+    assert not colour.search(drawn(monkeypatch, NO_COLOR="1"))
+
+
+def test_fewer_frames_than_snapshots_are_drawn(monkeypatch):
+    put = []
+    monkeypatch.setattr(Outlet, "put", lambda self, item: put.append(item))
+    display = LiveDisplay(1, lambda: None, "6.1.0", {})
+    for beat in range(20):
+        display.add(replace(snapshot(1), at_ns=SECOND_NS + beat * 100_000_000), ())
+
+    assert len(put) == 7

@@ -155,6 +155,19 @@ def test_every_probe_says_its_state_and_why(view):
     assert not [line for line in lines if line.startswith("quiet")]
 
 
+def test_many_probes_leave_room_for_events_and_the_sick_come_first(view):
+    well = tuple(Health(f"probe{n}", "ok") for n in range(20))
+    sick = (Health("late", "hung", reason="for 3 s"), Health("poor", "unavailable", reason="no BTF"))
+    state = added(view, snapshot(1, health=(*well, *sick)), [event("kmsg.record", 1, text="hello")])
+    lines = shown(state)
+
+    assert len(lines) <= 24
+    assert [line.split()[0] for line in lines[12:14]] == ["late", "poor"]
+    assert lines[12].endswith("for 3 s")
+    assert re.fullmatch(r"and 1\d ok *", row(lines, "and "))
+    assert [line for line in lines if line.endswith("kmsg.record hello")]
+
+
 def test_a_reading_of_long_ago_is_not_known_now():
     window = Window()
     window.add(snapshot(20, {SWITCHES: 10.0}, read_beat=9))
