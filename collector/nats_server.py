@@ -31,7 +31,7 @@ READY_POLL_S = 0.01
 KEPT_LINES = 20
 PR_SET_PDEATHSIG = 1
 
-_LINE = re.compile(r"\[\d+\] [\d/]+ [\d:.]+ \[(\w{3})\] (.*)")
+_LINE = re.compile(r"\[\d+\] [\d/]+ [\d:.]+ \[(\w{3})\] ?(.*)")
 
 
 def find_binary() -> Path:

@@ -111,7 +111,9 @@ class Outbox:
         self._todo.set()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=deadline_s)
-            self._task.cancel()
+            if not self._task.done():
+                self._task.cancel()
+                self._abandon()
         self._io.close()
         return all(entry.passed for entry in self._unwritten)
 
@@ -230,11 +232,6 @@ class Outbox:
         return self._spool.size_bytes if self._spool else 0
 
     @property
-    def damaged(self) -> int:
-        """Records lost by damage on disk, and appends that a crash cut."""
-        return self._spool.damaged + self._spool.torn if self._spool else 0
-
-    @property
     def disk_reason(self) -> str:
         """Why messages are not safe from a kill at the moment; "" when they are."""
         busy_s = 0.0 if self._busy_since is None else asyncio.get_running_loop().time() - self._busy_since
@@ -254,8 +251,21 @@ class Outbox:
                     await asyncio.wait_for(self._stopping.wait(), RETRY_S)
                 self._todo.set()
         self._report(await self._sync())
+        self._abandon()
         if self._spool is not None:
+            with contextlib.suppress(OSError):
+                await self._save_cursor()
             await self._call(self._spool.close)
+
+    def _abandon(self) -> None:
+        """Count what only memory has and dies with it, as `stopped`."""
+        gone = self._spool.dropped_through if self._spool else 0
+        for queue in (self._flying, self._ready, self._waiting):
+            kept = [entry for entry in queue if entry.number > gone or entry.done]
+            self.dropped["stopped"] += len(queue) - len(kept)
+            queue.clear()
+            queue.extend(kept)
+        self._cursor = max(self._cursor, gone)
 
     async def _sync(self) -> str:
         """Bring disk and memory together; why that failed, "" when it did not."""
@@ -298,8 +308,10 @@ class Outbox:
         self._spool = spool
         self._loaded = self._cursor = spool.acked
         self._last = spool.last
-        self.recovered = spool.last - spool.acked
-        self._behind = self._catching_up = self.recovered > 0
+        self.recovered = spool.last - spool.acked + spool.gap + spool.torn
+        self.dropped["spool_full"] += spool.gap
+        self.dropped["torn"] += spool.torn
+        self._behind = self._catching_up = spool.last > spool.acked
 
     async def _write(self) -> None:
         while self._spool is not None and (batch := self._next_batch()):

@@ -81,7 +81,7 @@ class Publisher:
         cluster: str,
         encoding: Encoding = "json",
         spool_bytes: int = 64 * 2**20,
-        memory_bytes: int = 8 * 2**20,
+        memory_bytes: int = 16 * 2**20,
         stream_bytes: int = 256 * 2**20,
     ) -> None:
         options.check()

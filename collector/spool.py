@@ -113,7 +113,8 @@ class Spool:
     and what was there before the call is still there after it.
 
     Counters since the start: `torn` (an append that a crash cut), `damaged` (records that were there and cannot
-    be read any more). `dropped_through` is the number of the last record that was dropped to keep `max_bytes`.
+    be read any more). `dropped_through` is the number of the last record that was dropped to keep `max_bytes`;
+    `gap` is how many unacknowledged ones an earlier agent had dropped so when it died, counted by it or not.
     """
 
     def __init__(self, directory: Path, *, max_bytes: int = 64 * 2**20, segment_bytes: int = 0) -> None:
@@ -123,6 +124,7 @@ class Spool:
         self.torn = 0
         self.damaged = 0
         self.dropped_through = 0
+        self.gap = 0
         self.size_bytes = 0
         self.acked = 0
         self.last = 0
@@ -148,7 +150,8 @@ class Spool:
         for path, following in zip_longest(paths, paths[1:]):
             self._adopt(path, int(path.name[:20]), int(following.name[:20]) - 1 if following else None)
         if self._segments:
-            self.acked = max(self.acked, self._segments[0].first - 1)
+            self.gap = max(0, self._segments[0].first - 1 - self.acked)
+            self.acked += self.gap
         self.last = max(self.acked, self._segments[-1].last if self._segments else 0)
         self._forget_acked()
 
