@@ -24,7 +24,7 @@ from outcome import Outcome, Unmet
 from eagle_eye.native.errors import EagleEyeError, UnavailableError
 from eagle_eye.probes.registry import PROBES
 
-CHECK_SECONDS = 90
+CHECK_SECONDS = 120
 
 
 def main() -> None:

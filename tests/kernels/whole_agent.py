@@ -20,7 +20,7 @@ from outcome import Outcome, expect
 from eagle_eye.probes.registry import PROBES
 
 ADDRESS = "127.0.0.1:9109"
-PATIENCE_S = 40
+PATIENCE_S = 80
 OUTPUT = Path("/tmp/eagle-eye-run")
 
 
