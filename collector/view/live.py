@@ -15,7 +15,8 @@ from ...probes.model import Event, Snapshot
 from ..self_cost import read_usage
 from .display import CLOSE_SECONDS
 from .outlet import Descriptor, Outlet
-from .screen import Cost, State, View, screen
+from .screen import screen
+from .state import Cost, State, View
 
 COST_SPAN_SECONDS = 5.0
 # A frame costs 2 ms of CPU, and nobody reads faster.

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from msgspec import Struct
 from rich.console import Group
 from rich.text import Text
 
-from ...probes.model import Event, Health, Snapshot
-from .figures import LEVELS, RUN_QUEUE, Figures, figures_of
+from ...probes.model import Event, Health
+from .figures import LEVELS, Figures
 from .lines import timestamp
 from .sentences import sentence
-from .window import Window
+from .state import State
 from .words import UNKNOWN, clean, count, percent, rate, seconds, size, span
 
-MAX_KINDS = 32
-MAX_EVENTS_PER_KIND = 16
-MAX_HISTORY = 30
 EVENT_LINES = 5
 BARS = "▁▂▃▄▅▆▇█"
 QUIETEST_SECONDS, LOUDEST_SECONDS = 1e-5, 1e-1
@@ -35,64 +31,6 @@ _STATE_STYLES = {
 }
 _SEVERITIES = ("info", "warning", "error", "fatal")
 _SEVERITY_STYLES = {"info": "", "warning": "yellow", "error": "red", "fatal": "bold red"}
-
-
-class Cost(Struct, frozen=True):
-    """What this process costs."""
-
-    cpu_ratio: float
-    resident_bytes: int
-
-
-class State(Struct, frozen=True):
-    """All that a screen shows. `waits` are the last p99 waits in seconds, oldest first, None where unknown.
-
-    `events` are the last ones of each kind, in no order.
-    """
-
-    snapshot: Snapshot
-    figures: Figures
-    waits: tuple[float | None, ...]
-    events: tuple[Event, ...]
-    addresses: Mapping[str, str]
-    kernel: str
-    cost: Cost | None = None
-
-
-class View:
-    """Gathers snapshots and events into the state of the screen; bounded in memory."""
-
-    def __init__(self, kernel: str, addresses: Mapping[str, str]) -> None:
-        self._kernel = kernel
-        self._addresses = addresses
-        self._snapshot: Snapshot | None = None
-        self._window = Window()
-        self._waits: deque[float | None] = deque(maxlen=MAX_HISTORY)
-        self._events: dict[str, deque[Event]] = {}
-
-    def add(self, snapshot: Snapshot, events: Sequence[Event]) -> None:
-        self._snapshot = snapshot
-        self._window.add(snapshot)
-        self._waits.append(self._window.value(RUN_QUEUE, quantile="0.99"))
-        self._keep(events)
-
-    def state(self, cost: Cost | None = None) -> State:
-        """What to show now; there must have been a snapshot."""
-        assert self._snapshot is not None
-        return State(
-            snapshot=self._snapshot,
-            figures=figures_of(self._window),
-            waits=tuple(self._waits),
-            events=tuple(event for kept in self._events.values() for event in kept),
-            addresses=self._addresses,
-            kernel=self._kernel,
-            cost=cost,
-        )
-
-    def _keep(self, events: Sequence[Event]) -> None:
-        for event in events:
-            if event.kind in self._events or len(self._events) < MAX_KINDS:
-                self._events.setdefault(event.kind, deque(maxlen=MAX_EVENTS_PER_KIND)).append(event)
 
 
 def screen(state: State, width: int, height: int) -> Group:
@@ -150,10 +88,12 @@ def _height(value: float) -> int:
 
 
 def _pressure(figures: Figures) -> str:
-    shares = [
-        f"{name} {percent(one.some_ratio)} (all {percent(one.full_ratio)})" for name, one in figures.pressure.items()
-    ]
-    return "  ".join(shares)
+    shares = [f"{name} {_share(one.some_ratio)}/{_share(one.full_ratio)} %" for name, one in figures.pressure.items()]
+    return "  ".join(shares) + "  (some/all tasks)"
+
+
+def _share(ratio: float | None) -> str:
+    return UNKNOWN if ratio is None else f"{ratio * 100:.1f}"
 
 
 def _memory(figures: Figures) -> str:

@@ -74,7 +74,10 @@ def test_one_screen_of_80_by_24_tells_all(terminal):
     assert re.match(r"Eagle Eye \S+ +costs [\d.]+ %, [\d.]+ MiB +every 500 ms +up ", lines[0])
     assert re.match(r"nats nats://127\.0\.0\.1:\d+ +metrics http://127\.0\.0\.1:\d+/metrics$", lines[1])
     assert any(re.match(r"run queue +p50 [\d.]+ us +p99 [\d.]+ [um]s", line) for line in lines)
-    assert any(re.match(r"waiting +cpu [\d.]+ % \(all [\d.]+ %\)  memory", line) for line in lines)
+    assert any(
+        re.match(r"waiting +cpu [\d.]+/[\d.]+ %  memory [\d.]+/[\d.]+ %  io [\d.]+/[\d.]+ %  \(some/all tasks\)$", line)
+        for line in lines
+    )
     assert any(re.match(r"memory +[\d.]+ \w+ of [\d.]+ \w+ available, OOM kills \d+ +load \d", line) for line in lines)
     assert any(re.match(r"tasks +\d+ uninterruptible, \d+ stuck", line) for line in lines)
     for spec in PROBES:

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from eagle_eye.collector.view import figures
 from eagle_eye.collector.view.lines import PlainLines
-from eagle_eye.collector.view.screen import MAX_EVENTS_PER_KIND, MAX_KINDS, Cost, View, chosen, screen, sparkline
+from eagle_eye.collector.view.screen import chosen, screen, sparkline
 from eagle_eye.collector.view.sentences import SENTENCES, sentence
+from eagle_eye.collector.view.state import MAX_EVENTS_PER_KIND, MAX_KINDS, Cost, View
 from eagle_eye.collector.view.window import Window, parse_key
 from eagle_eye.collector.view.words import clean, count, percent, rate, seconds, size, span
 from eagle_eye.probes.model import Event, Health, Reading, Snapshot
@@ -95,7 +96,7 @@ def test_rates_come_from_the_second_before_and_values_from_now(view):
     assert "p50 12.0 us" in row(lines, "run queue")
     assert "p99 6.00 ms" in row(lines, "run queue")
     assert "5 000/s" in row(lines, "switches")
-    assert "cpu 10.0 %" in row(lines, "waiting")
+    assert "cpu 10.0/- %" in row(lines, "waiting")
     assert "throttled  a 20.0 %" in row(lines, "throttled")
     assert "idle" not in row(lines, "throttled")
 
@@ -104,7 +105,7 @@ def test_what_is_unknown_is_never_shown_as_zero(view):
     lines = shown(added(view, snapshot(1), ()))
 
     assert "p99 - " in row(lines, "run queue")
-    assert "cpu - (all -)" in row(lines, "waiting")
+    assert "cpu -/- %" in row(lines, "waiting")
     assert "- uninterruptible, - stuck" in row(lines, "tasks")
     assert row(lines, "kernel log").split() == ["kernel", "log", "-"]
     assert row(lines, "throttled").split() == ["throttled", "-"]
