@@ -44,6 +44,10 @@ class Sweep(Protocol):
         """Its kernel stack, innermost frame first; empty when the kernel does not tell."""
         ...
 
+    def is_frozen(self, task: Any) -> bool:
+        """Whether its version 1 freezer cgroup is frozen; version 2 shows frozen tasks as sleeping."""
+        ...
+
     def exists(self, tgid: int, pid: int) -> bool: ...
 
     def close(self) -> None: ...
@@ -80,8 +84,11 @@ class KernelSweep:
     def stack(self, task: Any) -> list[str]:
         return self._symbols.resolve(task["stack"][: task["frames"]].tolist())
 
+    def is_frozen(self, task: Any) -> bool:
+        return _is_frozen(self._cgroups.tree, _task(self._paths, task["tgid"], task["pid"]))
+
     def exists(self, tgid: int, pid: int) -> bool:
-        return (self._paths.proc / f"{tgid}/task/{pid}").exists()
+        return _task(self._paths, tgid, pid).exists()
 
     def close(self) -> None:
         self._object.close()
@@ -97,6 +104,7 @@ class ProcSweep:
 
     def __init__(self, paths: Paths, *, why: str) -> None:
         self._paths = paths
+        self._tree = CgroupTree(paths)
         self._last = np.zeros(len(STATES), np.uint64), np.zeros(0, self.FIELDS)
         self._not_before_ns = 0
         self.at_ns = 0
@@ -111,14 +119,18 @@ class ProcSweep:
         return self._last
 
     def names(self, task: Any) -> dict[str, Any]:
-        return {"task": text(task["comm"]), **place(self._cgroup_path(task))}
+        paths = _cgroups_of(_task(self._paths, task["tgid"], task["pid"]))
+        return {"task": text(task["comm"]), **place(paths.get("cpu") or paths.get("", ""))}
 
     def stack(self, task: Any) -> list[str]:
-        lines = _read(self._task(task["tgid"], task["pid"]) / "stack").decode(errors="replace").splitlines()
+        lines = _read(_task(self._paths, task["tgid"], task["pid"]) / "stack").decode(errors="replace").splitlines()
         return [re.sub(r"^\[<[^>]*>\] |/0x[0-9a-f]+", "", line) for line in lines]
 
+    def is_frozen(self, task: Any) -> bool:
+        return _is_frozen(self._tree, _task(self._paths, task["tgid"], task["pid"]))
+
     def exists(self, tgid: int, pid: int) -> bool:
-        return self._task(tgid, pid).exists()
+        return _task(self._paths, tgid, pid).exists()
 
     def close(self) -> None:
         pass
@@ -151,14 +163,21 @@ class ProcSweep:
         comm = head.partition(b"(")[2]
         return int(folder.name), int(folder.parts[-3]), start_ticks, sum(map(int, switches)), comm
 
-    def _cgroup_path(self, task: Any) -> str:
-        lines = _read(self._task(task["tgid"], task["pid"]) / "cgroup").decode(errors="replace").splitlines()
-        found = {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
-        v1 = [path for controllers, path in found.items() if "cpu" in controllers.split(",")]
-        return v1[0] if v1 else found.get("", "")
 
-    def _task(self, tgid: int, pid: int) -> Path:
-        return self._paths.proc / f"{tgid}/task/{pid}"
+def _task(paths: Paths, tgid: int, pid: int) -> Path:
+    return paths.proc / f"{tgid}/task/{pid}"
+
+
+def _cgroups_of(task: Path) -> dict[str, str]:
+    """Path by controller; that of the unified hierarchy under ""."""
+    lines = _read(task / "cgroup").decode(errors="replace").splitlines()
+    rows = [line.split(":", 2) for line in lines]
+    return {name: row[2] for row in rows if len(row) == 3 for name in row[1].split(",")}
+
+
+def _is_frozen(tree: CgroupTree, task: Path) -> bool:
+    path, root = _cgroups_of(task).get("freezer"), tree.root("freezer")
+    return bool(path and root) and _read(Path(f"{root}{path}/freezer.state")).startswith(b"FR")
 
 
 def _numbers(folder: Path) -> Iterator[str]:

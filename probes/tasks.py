@@ -31,9 +31,6 @@ STUCK_AFTER = Option(
 _EVENTS_PER_SWEEP = 32
 _MAX_REPORTED = 1024
 
-# The innermost frames of a task in a frozen cgroup: it was told to stop, nothing is wrong with it.
-_FREEZERS = ("__refrigerator", "__set_task_frozen")
-
 Key = tuple[int, int, int]
 
 
@@ -125,12 +122,11 @@ class TasksProbe:
                 yield self._event("tasks.unstuck", at_ns, details, stuck_seconds=stuck_seconds, ended=ended)
 
     def _describe(self, task: Any, since_ns: int) -> dict[str, Any] | None:
-        """None for a task that is frozen, not stuck."""
-        stack = self._sweep.stack(task)
-        if any(frame.startswith(_FREEZERS) for frame in stack):
+        """None for a task that was told to stop (by docker pause, say): nothing is wrong with it."""
+        if self._sweep.is_frozen(task):
             return None
         names = {"pid": int(task["pid"]), "tgid": int(task["tgid"]), **self._sweep.names(task)}
-        return {**names, "since_ns": since_ns, "stack": stack}
+        return {**names, "since_ns": since_ns, "stack": self._sweep.stack(task)}
 
     def _event(self, kind: str, at_ns: int, details: dict[str, Any], **more: Any) -> Event:
         severity: Severity = "warning" if kind == "tasks.stuck" else "info"

@@ -49,7 +49,7 @@ static int run(const char *name)
 		for (;;)
 			vfork_for(50);
 	} else if (!strcmp(name, "leader-first")) {
-		/* The leader's own code is the process's, though a thread outlives it. */
+		/* Whose code is the process's differs between kernels. */
 		pthread_create(&threads[0], NULL, end_process_late, NULL);
 		syscall(SYS_exit, 9);
 	} else if (!strcmp(name, "together")) {
