@@ -17,7 +17,10 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 class Stop:
-    """Set by the first SIGINT or SIGTERM; a second SIGINT ends the process at once, after `last_words`."""
+    """Set by the first SIGINT, SIGTERM or SIGHUP (the terminal was closed).
+
+    A second SIGINT ends the process at once, after `last_words`. Under nohup, SIGHUP stays ignored.
+    """
 
     def __init__(self, last_words: Callable[[], None]) -> None:
         self.event = asyncio.Event()
@@ -25,6 +28,8 @@ class Stop:
         self._last_words = last_words
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGTERM, self.event.set)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            self._loop.add_signal_handler(signal.SIGHUP, self.event.set)
         self._loop.add_signal_handler(signal.SIGINT, self._interrupt)
 
     def set_from_thread(self) -> None:

@@ -106,7 +106,7 @@ def test_the_page_is_where_it_says(tmp_path):
     assert 'eagle_eye_self_cpu_seconds_total{process="nats_server"}' in text
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)])
 def test_a_signal_stops_it_in_order(number, code, tmp_path):
     with running(tmp_path, "run", *ANY_PORTS) as (process, _):
         (server,) = children(process.pid)

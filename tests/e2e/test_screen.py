@@ -114,6 +114,18 @@ def test_ctrl_c_gives_the_terminal_back(terminal):
     assert not any("Eagle Eye" in line for line in lines)
 
 
+def test_a_closed_terminal_ends_it_and_leaves_nothing(terminal, tmp_path):
+    screen = terminal()
+    screen.wait_for(r"^switches +[\d ]+/s")
+    assert list(tmp_path.glob("eagle-eye-*"))
+    screen.close()
+
+    until = time.monotonic() + 10
+    while list(tmp_path.glob("eagle-eye-*")) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not list(tmp_path.glob("eagle-eye-*"))
+
+
 def test_a_stopped_terminal_does_not_stop_the_agent(terminal, tmp_path):
     screen = terminal("-d", "3")
     screen.wait_for(r"^switches +[\d ]+/s")
