@@ -21,8 +21,9 @@ ffibuilder.cdef(declarations((HERE / "kmsg.h").read_text()))
 ffibuilder.set_source(
     "eagle_eye.native._kmsg",
     '#include "kmsg.h"',
-    sources=["native/kmsg.c"],
+    sources=["native/kmsg.c", "native/kmsg_reader.c"],
     include_dirs=["native"],
     depends=["native/kmsg.h"],
+    libraries=["pthread"],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fstack-protector-strong"],
 )

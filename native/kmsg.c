@@ -272,18 +272,18 @@ uint32_t kmsg_parse(struct kmsg_log *log, const char *data, uint32_t length, int
 	return count;
 }
 
-/* Returns false when nothing more can be read now. */
-static bool read_once(struct kmsg_log *log, char *buffer)
+/* Appends one record to the buffer, which has room for it; 0 when nothing more can be read now. */
+int kmsg_read_once(struct kmsg_log *log, char *buffer)
 {
 	ssize_t got = read(log->fd, buffer + log->used, KMSG_RECORD_MAX);
 
 	if (got > 0) {
 		log->used += got;
-		return true;
+		return 1;
 	}
 	if (got == 0 || errno == EAGAIN) {
 		log->drained = 1;
-		return false;
+		return 0;
 	}
 	if (errno == EPIPE)
 		log->overruns++;
@@ -294,17 +294,25 @@ static bool read_once(struct kmsg_log *log, char *buffer)
 	return log->error == 0;
 }
 
-/* Parses what the last call left over, reads while there is room, and returns the number of records. */
-uint32_t kmsg_next(struct kmsg_log *log, char *buffer, uint32_t capacity, struct kmsg_record *records, uint32_t max)
+static void read_some(struct kmsg_log *log, char *buffer, uint32_t capacity, uint32_t max)
 {
-	uint32_t reads = 0;
-
-	log->used -= log->consumed;
-	memmove(buffer, buffer + log->consumed, log->used);
 	log->error = 0;
 	log->drained = 0;
-	while (reads++ < max && capacity - log->used >= KMSG_RECORD_MAX)
-		if (!read_once(log, buffer))
+	while (max-- && capacity - log->used >= KMSG_RECORD_MAX)
+		if (!kmsg_read_once(log, buffer))
 			break;
+}
+
+/* Parses what the last call left over and what there is more, from the reader or, where that is NULL, from
+ * the log itself; returns the number of records. */
+uint32_t kmsg_next(struct kmsg_log *log, struct kmsg_reader *reader, char *buffer, uint32_t capacity,
+		   struct kmsg_record *records, uint32_t max)
+{
+	log->used -= log->consumed;
+	memmove(buffer, buffer + log->consumed, log->used);
+	if (reader)
+		kmsg_collect(reader, log, buffer, capacity);
+	else
+		read_some(log, buffer, capacity, max);
 	return kmsg_parse(log, buffer, log->used, log->drained, records, max, &log->consumed);
 }

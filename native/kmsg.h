@@ -37,8 +37,17 @@ struct kmsg_log {
 	uint32_t skipping; /* 1 inside a record larger than KMSG_RECORD_MAX */
 };
 
-uint32_t kmsg_next(struct kmsg_log *log, char *buffer, uint32_t capacity, struct kmsg_record *records, uint32_t max);
+struct kmsg_reader;
+
+uint32_t kmsg_next(struct kmsg_log *log, struct kmsg_reader *reader, char *buffer, uint32_t capacity,
+		   struct kmsg_record *records, uint32_t max);
 uint32_t kmsg_parse(struct kmsg_log *log, const char *data, uint32_t length, int at_end, struct kmsg_record *records,
 		    uint32_t max, uint32_t *consumed);
+int kmsg_read_once(struct kmsg_log *log, char *buffer);
+
+struct kmsg_reader *kmsg_start(int fd, uint32_t capacity);
+void kmsg_stop(struct kmsg_reader *reader);
+int kmsg_wake_fd(const struct kmsg_reader *reader);
+void kmsg_collect(struct kmsg_reader *reader, struct kmsg_log *log, char *buffer, uint32_t capacity);
 
 #endif

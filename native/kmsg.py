@@ -20,6 +20,7 @@ LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 
 _BATCH_RECORDS = 2048
 _BUFFER_BYTES = 256 * 1024
+_READER_BYTES = 4 * 1024 * 1024
 _BACKLOG_SECONDS = 1.0
 _ESCAPE = re.compile(rb"\\x([0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -76,6 +77,7 @@ class Batch:
 class KernelLog:
     """An open kernel log. Reading never blocks.
 
+    Once all that was there has been read, a thread goes on reading into a larger buffer than the kernel's.
     The kernel holds back a line that was written without a newline until the next one comes.
 
     `overruns`, `rejected` and `malformed` count since it was opened: times the kernel overwrote records
@@ -94,11 +96,19 @@ class KernelLog:
         self._c_buffer = ffi.from_buffer("char[]", self._buffer)
         self._c_records = ffi.from_buffer("struct kmsg_record[]", self._records)
         self._state = ffi.new("struct kmsg_log *", {"seed": secrets.randbits(64), "fd": -1})
+        self._reader = ffi.NULL
         self.next_sequence: int | None = None
         self._open(from_boot)
 
     @property
-    def fd(self) -> int:
+    def wake_fd(self) -> int | None:
+        """Readable when there is something to read; None for a regular file, which always is."""
+        if self.is_file:
+            return None
+        return lib.kmsg_wake_fd(self._reader) if self._reader else self._fd
+
+    @property
+    def _fd(self) -> int:
         return int(self._state.fd)
 
     @property
@@ -117,16 +127,27 @@ class KernelLog:
         """What has arrived; `more` tells that another read would find more. Raises OSError."""
         if self.is_file:
             self._follow()
-        count = lib.kmsg_next(self._state, self._c_buffer, _BUFFER_BYTES, self._c_records, _BATCH_RECORDS)
+        count = lib.kmsg_next(self._state, self._reader, self._c_buffer, _BUFFER_BYTES, self._c_records, _BATCH_RECORDS)
         if self._state.error and not count:
             raise OSError(self._state.error, os.strerror(self._state.error), str(self.path))
         more = count == _BATCH_RECORDS or not self._state.drained
+        if not (more or self.is_file or self._reader):
+            self._start_reader()
         return Batch(self._records[:count], memoryview(self._buffer), more)
 
     def close(self) -> None:
+        """Safe twice."""
+        if self._reader:
+            ffi.release(self._reader)
+            self._reader = ffi.NULL
         if self._state.fd >= 0:
             os.close(self._state.fd)
             self._state.fd = -1
+
+    def _start_reader(self) -> None:
+        reader = lib.kmsg_start(self._fd, _READER_BYTES)
+        if reader != ffi.NULL:
+            self._reader = ffi.gc(reader, lib.kmsg_stop)
 
     def _open(self, from_boot: bool) -> None:
         self._state.fd = _opened(self.path)
@@ -138,8 +159,8 @@ class KernelLog:
             self._read_to_end()
 
     def _seek_end(self) -> None:
-        end = os.lseek(self.fd, 0, os.SEEK_END)
-        self._state.skipping = end > 0 and os.pread(self.fd, 1, end - 1) != b"\n"
+        end = os.lseek(self._fd, 0, os.SEEK_END)
+        self._state.skipping = end > 0 and os.pread(self._fd, 1, end - 1) != b"\n"
 
     def _read_to_end(self) -> None:
         until = time.monotonic() + _BACKLOG_SECONDS
@@ -159,14 +180,14 @@ class KernelLog:
             self.missing = True
             return
         self.missing = False
-        position = os.lseek(self.fd, 0, os.SEEK_CUR)
+        position = os.lseek(self._fd, 0, os.SEEK_CUR)
         if mine.st_size < position:
-            self._restart(self.fd)
+            self._restart(self._fd)
         elif position == mine.st_size and not os.path.samestat(mine, there):
             self._replace()
 
     def _replace(self) -> None:
-        old = self.fd
+        old = self._fd
         self._restart(_opened(self.path))
         os.close(old)
 
@@ -176,7 +197,7 @@ class KernelLog:
         os.lseek(fd, 0, os.SEEK_SET)
 
     def _stat(self) -> os.stat_result:
-        return os.fstat(self.fd)
+        return os.fstat(self._fd)
 
 
 def _opened(path: Path) -> int:

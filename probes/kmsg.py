@@ -27,8 +27,6 @@ SEVERITIES: tuple[Severity, ...] = ("fatal", "fatal", "fatal", "error", "warning
 
 _ERR = LEVELS.index("err")
 _ROUND_NS = 20_000_000
-_FLOOD_RECORDS = 16
-_NAP_SECONDS = 0.001
 _MAX_REPEATED = 256
 # More than a kernel log buffer holds at boot.
 _BACKLOG_RECORDS = 100_000
@@ -59,18 +57,14 @@ class KmsgProbe:
         while True:
             batch = self._log.read()
             events += self._take(batch)
-            flood = len(batch.records) >= _FLOOD_RECORDS
-            if not (batch.more or flood) or time.monotonic_ns() > until_ns:
+            if not batch.more or time.monotonic_ns() > until_ns:
                 break
-            # Larger batches cost less per record, and the kernel keeps far more than comes in this time.
-            time.sleep(0 if batch.more else _NAP_SECONDS)
         if self._losses.records > lost_before:
             events.append(self._lost(self._losses.records - lost_before, now_ns))
         return Sample(self._series(), events, self._dropped(), self._degraded())
 
     def wake_fds(self) -> Sequence[int]:
-        # A regular file is always readable, so it cannot wake anyone; it is looked at every round.
-        return () if self._log.is_file else (self._log.fd,)
+        return () if self._log.wake_fd is None else (self._log.wake_fd,)
 
     def close(self) -> None:
         self._log.close()

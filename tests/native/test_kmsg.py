@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import secrets
+import select
 import shutil
 import subprocess
 import sys
@@ -75,11 +76,17 @@ def tuples(batch) -> list[tuple]:
 
 def read_all(log: KernelLog) -> list[tuple]:
     found = []
+    wait(log)
     while True:
         batch = log.read()
         found += tuples(batch)
         if not batch.more:
             return found
+
+
+def wait(log: KernelLog) -> None:
+    if log.wake_fd is not None:
+        assert select.select([log.wake_fd], [], [], 2)[0]
 
 
 @pytest.fixture
@@ -251,15 +258,26 @@ int main(void)
 """
 
 
-@pytest.fixture(scope="module")
-def sanitized(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("asan")
-    (folder / "driver.c").write_text(DRIVER)
-    flags = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{NATIVE}"]
-    command = ["gcc", *flags, str(folder / "driver.c"), str(NATIVE / "kmsg.c"), "-o", str(folder / "driver")]
-    if not shutil.which("gcc") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no gcc with the address sanitizer")
-    return folder / "driver"
+SANITIZED = ["gcc", "-g", "-O1", "-pthread", "-fno-sanitize-recover=all", f"-I{NATIVE}"]
+SOURCES = [NATIVE / "kmsg.c", NATIVE / "kmsg_reader.c"]
+
+
+@pytest.fixture
+def sanitized(tmp_path):
+    """Compiles a driver together with the C sources, under a sanitizer."""
+
+    def make(driver: str, sanitizer: str) -> Path:
+        flags = [*SANITIZED, f"-fsanitize={sanitizer}"]
+        (tmp_path / "empty.c").write_text("int main(void) { return 0; }")
+        empty = [*flags, tmp_path / "empty.c", "-o", tmp_path / "empty"]
+        if not shutil.which("gcc") or subprocess.run(empty, capture_output=True).returncode:
+            pytest.skip(f"no gcc with -fsanitize={sanitizer}")
+        (tmp_path / "driver.c").write_text(driver)
+        done = subprocess.run([*flags, tmp_path / "driver.c", *SOURCES, "-o", tmp_path / "driver"], capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        return tmp_path / "driver"
+
+    return make
 
 
 def test_no_byte_outside_the_buffer_is_touched(sanitized):
@@ -276,8 +294,53 @@ def test_no_byte_outside_the_buffer_is_touched(sanitized):
             seed[random.integers(len(seed))] = random.integers(256)
         inputs.append(bytes(seed[: random.integers(len(seed) + 1)]))
     stream = b"".join(len(data).to_bytes(4, "little") + data for data in inputs)
-    done = subprocess.run([sanitized], input=stream, capture_output=True)
+    done = subprocess.run([sanitized(DRIVER, "address,undefined")], input=stream, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[:2000]
+
+
+THREADS = r"""
+#include "kmsg.h"
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+/* Argument: a FIFO, into which 50 000 records are written meanwhile. Prints how many arrived in order. */
+int main(int argc, char **argv)
+{
+	static char buffer[65536];
+	static struct kmsg_record records[512];
+	struct kmsg_log log = {.fd = open(argv[argc - 1], O_RDWR | O_NONBLOCK)};
+	struct kmsg_reader *reader = kmsg_start(log.fd, 1 << 18);
+	struct pollfd wake = {.fd = kmsg_wake_fd(reader), .events = POLLIN};
+	uint64_t next = 0;
+
+	while (next < 50000 && poll(&wake, 1, 3000) > 0) {
+		do {
+			uint32_t count = kmsg_next(&log, reader, buffer, sizeof(buffer), records, 512);
+
+			for (uint32_t i = 0; i < count; i++)
+				if (records[i].seq == next)
+					next++;
+		} while (!log.drained || log.consumed < log.used);
+	}
+	kmsg_stop(reader);
+	printf("%lu", (unsigned long)next);
+	return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_the_reading_thread_loses_nothing_and_races_with_nobody(sanitized, tmp_path, sanitizer):
+    os.mkfifo(tmp_path / "fifo")
+    reader = subprocess.Popen([sanitized(THREADS, sanitizer), tmp_path / "fifo"], stdout=-1, stderr=-1)
+    with open(tmp_path / "fifo", "wb") as fifo:
+        fifo.write(b"".join(line(n, f"record {n}") for n in range(50_000)))
+        out, err = reader.communicate(timeout=60)
+    assert reader.returncode == 0, err.decode()[:2000]
+    assert out == b"50000"
 
 
 # ---- files that move, FIFOs ----
@@ -355,23 +418,30 @@ def test_a_directory_is_an_error_and_not_a_hang(tmp_path):
     log.close()
 
 
-def test_nothing_leaks(opened):
-    path = opened(line(1) * 50).path
+def test_nothing_leaks(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
 
     def cycle(times: int) -> None:
         for _ in range(times):
-            log = KernelLog(path, from_boot=True)
-            read_all(log)
+            log = KernelLog(tmp_path / "fifo")
+            log.read()
+            (tmp_path / "fifo").write_bytes(line(1) * 50)
+            assert len(read_all(log)) == 50
             log.close()
             log.close()
 
     cycle(50)
     gc.collect()
     process = psutil.Process()
-    fds, resident = process.num_fds(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    threads, fds, resident = (
+        process.num_threads(),
+        process.num_fds(),
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    )
     cycle(500)
     gc.collect()
     assert process.num_fds() == fds
+    assert process.num_threads() == threads
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident < 4096
 
 
@@ -392,6 +462,7 @@ def test_a_line_written_to_the_kernel_log_comes_back_with_all_its_parts(kernel_l
     before_ns = time.monotonic_ns()
     with open("/dev/kmsg", "wb", buffering=0) as writer:
         writer.write(f"<13>{mark} \x1b ü\n".encode())
+    wait(kernel_log)
     batch = kernel_log.read()
     (index,) = (i for i in range(len(batch.records)) if mark in batch.text(i))
     record = batch.records[index]

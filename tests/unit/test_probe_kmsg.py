@@ -1,9 +1,11 @@
 """The kernel-log probe on fixture files and on the real log: counts, gaps, floods."""
 
 import ctypes
+import json
 import os
 import secrets
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -327,21 +329,46 @@ def test_two_hundred_thousand_lines_leave_the_probe_seeing(opened, unlimited_wri
     assert len(expected) - len(found) <= lost
     assert len(events) < 3000
     Path("/dev/kmsg").write_text(f"<14>{mark} after\n")
+    assert select.select(probe.wake_fds(), [], [], 1)[0]
     assert f"{mark} after" in texts(probe.sample(time.monotonic_ns()))
 
 
-def test_an_overrun_is_counted_exactly(opened, unlimited_writers):
-    probe, mark = opened(path=Path("/dev/kmsg"), **{"from": "end"}), secrets.token_hex(8)
-    first = probe._log.next_sequence
+STOPPED = """
+import json, os, signal, sys, time
+from pathlib import Path
+from eagle_eye.probes.kmsg import SPEC, build
+from eagle_eye.probes.paths import Paths
+from eagle_eye.probes.probe import Context, EventSource
+
+options = {option.name: option.parse(option.default, option.name) for option in SPEC.options}
+probe = build(Context(Paths(), options, EventSource("kmsg", node="n", cluster="c", boot_id="b")))
+first = probe._log.next_sequence
+os.kill(os.getpid(), signal.SIGSTOP)
+time.sleep(0.2)
+sample = probe.sample(time.monotonic_ns())
+print(json.dumps({
+    "first": first,
+    "next": probe._losses._next,
+    "lost_events": [e.attributes["records"] for e in sample.events if e.kind == "kmsg.lost"],
+    "series": {":".join([s.metric.name, *s.labels]): s.value for s in sample.series},
+    "dropped": sample.dropped,
+}))
+"""
+
+
+def test_an_overrun_is_counted_exactly(unlimited_writers):
+    """The whole process stands still while more is written than the kernel keeps."""
+    stopped = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True)
+    os.waitpid(stopped.pid, os.WUNTRACED)
     # The kernel has one descriptor per 32 bytes of log buffer (kernel/printk), so this is too much for it.
     lines = 2 * ctypes.CDLL(None).klogctl(SIZE_BUFFER, None, 0) // 32
-    subprocess.run([sys.executable, "-c", WRITER, mark, str(lines)], check=True)
-    events, samples = until_written(probe, subprocess.Popen(["true"]))
-    counts = values(samples[-1])
-    read = read_so_far(samples[-1])
-    last = max(e.attributes["sequence"] for e in events if e.kind == "kmsg.record")
-    assert counts["overruns_total",] >= 1
-    assert counts["lost_records_total",] >= lines // 2
-    assert read + counts["lost_records_total",] == last - first + 1
-    (lost,) = (e for e in events if e.kind == "kmsg.lost")
-    assert lost.attributes["records"] == counts["lost_records_total",]
+    subprocess.run([sys.executable, "-c", WRITER, secrets.token_hex(8), str(lines)], check=True)
+    os.kill(stopped.pid, signal.SIGCONT)
+    told = json.loads(stopped.communicate(timeout=30)[0])
+    read = sum(value for key, value in told["series"].items() if key.startswith("eagle_eye_kmsg_records_total"))
+    lost = told["series"]["eagle_eye_kmsg_lost_records_total"]
+    assert told["series"]["eagle_eye_kmsg_overruns_total"] >= 1
+    assert lost >= lines // 2
+    assert lost == told["dropped"]["overwritten"] == sum(told["lost_events"])
+    assert told["first"] + read + lost == told["next"]
+    assert read + lost >= lines
