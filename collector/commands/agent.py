@@ -44,13 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("no NATS server is named", remedy=remedy)
     logs = Logs(settings.log_level, settings.log_format)
     try:
-        return asyncio.run(_run(settings))
+        return asyncio.run(_run(settings, logs))
     finally:
         logs.close()
 
 
-async def _run(settings: Settings) -> int:
-    agent = Agent(settings, PROBES, libbpf=libbpf_version())
+async def _run(settings: Settings, logs: Logs) -> int:
+    agent = Agent(settings, PROBES, sources=[logs.source()], libbpf=libbpf_version())
 
     def tell() -> None:
         where = {f"{name}_url": address for name, address in addresses(agent, settings).items()}

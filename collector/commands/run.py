@@ -31,6 +31,7 @@ from ..logs import Logs
 from ..nats_server import NatsServer
 from ..settings import Settings
 from ..view.display import LEAVE_SCREEN, Display, LineDisplay
+from ..web_listener import bind
 from .serving import Stop, addresses, serve
 from .version import libbpf_version
 
@@ -58,24 +59,44 @@ def run(arguments: argparse.Namespace) -> int:
     _refuse_two_servers(settings)
     live = not arguments.plain and os.isatty(sys.stdout.fileno()) and os.environ.get("TERM") not in (None, "dumb")
     with ExitStack() as stack:
-        _start_logs(stack, settings, live)
+        logs = _start_logs(stack, settings, live)
         temporary = _make_temporary(stack) if settings.state_dir is None else None
-        settings = replace(settings, state_dir=settings.state_dir or temporary)
-        return asyncio.run(_run(settings, live, temporary, arguments.duration))
+        settings = _with_free_ports(replace(settings, state_dir=settings.state_dir or temporary))
+        return asyncio.run(_run(settings, logs, live, temporary, arguments.duration))
 
 
-def _start_logs(stack: ExitStack, settings: Settings, live: bool) -> None:
+def _start_logs(stack: ExitStack, settings: Settings, live: bool) -> Logs:
     """On the terminal that the live screen has, lines are kept until it ends: warnings, unless told otherwise."""
     kept = _KeptLines() if live and sys.stderr.isatty() else None
     level = settings.log_level
     if kept is not None:
         stack.callback(kept.show)
         level = level if _is_given(settings, "log_level") else "warning"
-    stack.callback(Logs(level, settings.log_format, kept).close)
+    logs = Logs(level, settings.log_format, kept)
+    stack.callback(logs.close)
+    return logs
 
 
 def _is_given(settings: Settings, key: str) -> bool:
     return any(value.given for value in settings.values if value.setting.key == key)
+
+
+def _with_free_ports(settings: Settings) -> Settings:
+    """A default port that a service of this machine has already is no reason not to start beside it."""
+    host, port = settings.listen
+    if not _is_given(settings, "listen") and _is_taken(host, port):
+        settings = replace(settings, listen=(host, 0))
+    if not _is_given(settings, "nats.port") and _is_taken("127.0.0.1", settings.nats.port):
+        settings = replace(settings, nats=replace(settings.nats, port=0))
+    return settings
+
+
+def _is_taken(host: str, port: int) -> bool:
+    try:
+        bind(host, port).close()
+    except UsageError:
+        return True
+    return False
 
 
 def _make_temporary(stack: ExitStack) -> Path:
@@ -84,14 +105,14 @@ def _make_temporary(stack: ExitStack) -> Path:
     return folder
 
 
-async def _run(settings: Settings, live: bool, temporary: Path | None, duration_ns: int | None) -> int:
+async def _run(settings: Settings, logs: Logs, live: bool, temporary: Path | None, duration_ns: int | None) -> int:
     stop = Stop(lambda: _last_words(temporary, live))
     async with AsyncExitStack() as stack:
         server = await _start_server(stack, settings) if settings.nats.url is None else None
         if server is not None:
             settings = replace(settings, nats=replace(settings.nats, url=server.url))
         helpers = (lambda: {"nats_server": server.pid}) if server else dict
-        agent = Agent(settings, PROBES, helpers=helpers, libbpf=libbpf_version())
+        agent = Agent(settings, PROBES, helpers=helpers, sources=[logs.source()], libbpf=libbpf_version())
         return await serve(agent, stop, lambda: _display(agent, settings, stop, live), duration_ns)
 
 

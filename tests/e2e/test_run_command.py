@@ -168,6 +168,17 @@ def test_ports_that_are_taken_are_named_with_the_flag(tmp_path):
     assert left_behind(tmp_path) == []
 
 
+def test_default_ports_that_a_service_has_already_make_room(tmp_path):
+    with contextlib.ExitStack() as stack:
+        for port in (4222, 9750):
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        done = to_the_end(tmp_path, "run", "-d", "0.5")
+
+    assert done.returncode == 0, done.stderr
+    assert not re.search(r"^(nats|metrics)_url=\S+:(4222|9750)\b", done.stdout, re.MULTILINE)
+
+
 @needs_setpriv
 def test_without_privilege_it_starts_with_what_works(tmp_path):
     done = to_the_end(tmp_path, "run", "-d", "1.2", *ANY_PORTS, prefix=NO_BPF)
