@@ -43,6 +43,7 @@ class EventSender:
         self.reason = ""
         self.wake = asyncio.Event()
         self._outbox = outbox
+        self._head = outbox.head
         self._refusal = refusal
         self._stream_bytes = stream_bytes
         self._inbox = ""
@@ -61,12 +62,14 @@ class EventSender:
                 missing = await ensure_streams(client, self._stream_bytes)
                 self._tell(missing)
                 await self._flow(client)
+                self._outbox.prompt = False
                 self._tell(missing or self._trouble)
-                self._outbox.rewind()
+                self._head.rewind()
                 await asyncio.sleep(self._hold_s)
                 self._hold_s = min(self._hold_s * 2, MAX_HOLD_S)
         finally:
-            self._outbox.rewind()
+            self._outbox.prompt = False
+            self._head.rewind()
 
     async def _flow(self, client: Client) -> None:
         """Send while messages are stored; ends when one is not."""
@@ -80,12 +83,12 @@ class EventSender:
                 self._check_progress()
 
     async def _send(self, client: Client) -> None:
-        while self._has_window(client) and (record := self._outbox.peek()) is not None:
-            if not self._outbox.in_flight:
+        while self._has_window(client) and (record := self._head.peek()) is not None:
+            if not self._head.in_flight:
                 self._progress_s = _now_s()
-            token = self._outbox.take()
+            token = self._head.take()
             if len(record.payload) + HEADERS_BYTES > client.max_payload:
-                self._outbox.settle(token, "too_large")
+                self._head.settle(token, "too_large")
                 continue
             self.published += 1
             await client.publish(record.subject, record.payload, f"{self._inbox}.{token}", _headers(record))
@@ -94,32 +97,32 @@ class EventSender:
         return (
             client.is_connected
             and client.pending_data_size < PENDING_BYTES
-            and self._outbox.in_flight < self._window
-            and self._outbox.in_flight_bytes < WINDOW_BYTES
+            and self._head.in_flight < self._window
+            and self._head.in_flight_bytes < WINDOW_BYTES
         )
 
     def _look_again_at(self) -> float | None:
         """When to look without being woken: an acknowledgement is due, nats-py is full, or streams are missing."""
-        if self._outbox.in_flight:
+        if self._head.in_flight:
             return self._progress_s + ACK_DEADLINE_S
-        if self._outbox.peek() is not None:
+        if self._head.peek() is not None:
             return _now_s() + BLOCKED_POLL_S
         return _now_s() + MAX_HOLD_S if self.reason else None
 
     def _check_progress(self) -> None:
-        if self._outbox.in_flight and _now_s() >= self._progress_s + ACK_DEADLINE_S:
+        if self._head.in_flight and _now_s() >= self._progress_s + ACK_DEADLINE_S:
             refusal = self._refusal()
             self._trouble = (
                 f"the server refuses events: {refusal}" if refusal else f"no acknowledgement in {ACK_DEADLINE_S:g} s"
             )
-        elif self.reason and not self._outbox.in_flight:
+        elif self.reason and not self._head.in_flight:
             self._trouble = self.reason
 
     # Answers
 
     async def _on_answer(self, message: Msg) -> None:
         token = int(message.subject.rpartition(".")[2])
-        if not self._outbox.is_flying(token):
+        if not self._head.is_flying(token):
             return
         if message.headers and message.headers.get("Status") == NO_RESPONDERS:
             self._refused("no stream takes events: JetStream is off on this server, or the stream is missing")
@@ -139,11 +142,13 @@ class EventSender:
             self._refused(f"the stream refuses events: {answer.error.description if answer.error else 'no reason'}")
 
     def _settled(self, token: int, drop_reason: str = "") -> None:
-        self._outbox.settle(token, drop_reason)
+        self._head.settle(token, drop_reason)
         self._progress_s = _now_s()
         self._window, self._hold_s = WINDOW_MESSAGES, FIRST_HOLD_S
+        self._outbox.prompt = True
         self._tell("")
-        self.wake.set()
+        if self._head.peek() is not None:
+            self.wake.set()
 
     def _refused(self, reason: str) -> None:
         self._trouble = self._trouble or reason

@@ -4,7 +4,7 @@
     disk      older than `waiting`, not in memory; read back as the head drains
     waiting   in memory: came while the head was full, on its way to the disk
 
-Everything that is not acknowledged before the disk's turn comes is written to the spool; online and offline
+Everything that is not acknowledged when the disk's turn comes is written to the spool; online and offline
 differ only in how fast the head drains. When the disk refuses or hangs, messages go on flowing through
 memory; what memory cannot hold is refused and counted.
 """
@@ -21,6 +21,7 @@ from typing import TypeVar
 import structlog
 
 from ..native.errors import UsageError
+from .flight import Entry, Flight
 from .io_thread import IoThread
 from .spool import Record, Spool
 
@@ -33,30 +34,19 @@ HEAD_RECORDS = 8192
 OPEN_DEADLINE_S = 2.0
 RETRY_S = 1.0
 CURSOR_DELAY_S = 0.1
+WRITE_DELAY_S = 0.02
 HUNG_AFTER_S = 1.0
 
 
-class _Entry:
-    """`number` is 0 until the disk has it; `passed` once it and everything before it is settled."""
-
-    __slots__ = ("done", "drop_reason", "number", "passed", "promoted", "record", "size_bytes")
-
-    def __init__(self, record: Record, number: int = 0) -> None:
-        self.record: Record | None = record
-        self.number = number
-        self.size_bytes = len(record.payload) + 256
-        self.promoted = number > 0
-        self.done = False
-        self.passed = False
-        self.drop_reason = ""
-
-
 class Outbox:
-    """Keeps order; each message leaves once, when `settle` says that it arrived.
+    """Keeps order. `head` is what can be sent and is sent; each message leaves it once it is settled.
 
     All methods belong to the event loop's thread and none of them blocks it. `on_ready` is called when there is
-    something new to `take`. Counters: `appended`, `recovered` (from an earlier agent), `settled`,
-    `dropped` by reason; at any time appended + recovered = settled + dropped + queued.
+    something new to send. Set `prompt` while messages are acknowledged as fast as they come: the disk then gets
+    only what is not acknowledged within WRITE_DELAY_S, the most that a kill can cost.
+
+    Counters: `appended`, `recovered` (from an earlier agent), `settled`, `dropped` by reason; at any time
+    appended + recovered = settled + dropped + queued.
     """
 
     def __init__(self, directory: Path, on_ready: Callable[[], None], *, spool_bytes: int, memory_bytes: int) -> None:
@@ -64,18 +54,15 @@ class Outbox:
         self.recovered = 0
         self.settled = 0
         self.dropped: Counter[str] = Counter()
-        self.in_flight_bytes = 0
+        self.head = Flight(self._pass)
+        self.prompt = False
         self._directory = directory
         self._on_ready = on_ready
         self._spool_bytes = spool_bytes
         self._half_bytes = memory_bytes // 2
-        self._flying: deque[_Entry] = deque()
-        self._ready: deque[_Entry] = deque()
-        self._waiting: deque[_Entry] = deque()
-        self._unwritten: deque[_Entry] = deque()
-        self._head_bytes = 0
+        self._waiting: deque[Entry] = deque()
+        self._unwritten: deque[Entry] = deque()
         self._waiting_bytes = 0
-        self._first_token = 0
         self._behind = False
         self._loaded = 0
         self._last = 0
@@ -88,6 +75,7 @@ class Outbox:
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._busy_since: float | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
         self._cursor_timer: asyncio.TimerHandle | None = None
         self._error = ""
 
@@ -125,7 +113,7 @@ class Outbox:
     def append(self, record: Record) -> None:
         """Take `record` over; what memory cannot hold while the disk does not take it is counted `memory_full`."""
         self.appended += 1
-        entry = _Entry(record)
+        entry = Entry(record)
         if self._waiting_bytes + entry.size_bytes > self._half_bytes:
             self.dropped["memory_full"] += 1
             return
@@ -133,7 +121,25 @@ class Outbox:
         self._waiting_bytes += entry.size_bytes
         self._unwritten.append(entry)
         self._promote()
-        self._todo.set()
+        if self.prompt and not self._behind:
+            self._write_soon()
+        else:
+            self._todo.set()
+
+    def _write_soon(self) -> None:
+        """What is acknowledged within WRITE_DELAY_S needs no disk: a call of its thread costs more than the sending."""
+        if self._write_timer is None:
+            self._write_timer = asyncio.get_running_loop().call_later(WRITE_DELAY_S, self._write_now)
+
+    def _write_now(self) -> None:
+        self._write_timer = None
+        self._forget_passed()
+        if self._unwritten:
+            self._todo.set()
+
+    def _forget_passed(self) -> None:
+        while self._unwritten and self._unwritten[0].passed:
+            self._unwritten.popleft()
 
     def refuse(self, reason: str) -> None:
         """Count a message that is not even queued."""
@@ -148,49 +154,13 @@ class Outbox:
             self._make_ready(entry)
 
     def _has_room(self) -> bool:
-        return self._head_bytes < self._half_bytes and len(self._flying) + len(self._ready) < HEAD_RECORDS
+        return self.head.size_bytes < self._half_bytes and len(self.head) < HEAD_RECORDS
 
-    def _make_ready(self, entry: _Entry) -> None:
-        self._ready.append(entry)
-        self._head_bytes += entry.size_bytes
+    def _make_ready(self, entry: Entry) -> None:
+        self.head.add(entry)
         self._on_ready()
 
-    # Sender's side
-
-    def peek(self) -> Record | None:
-        """The message that `take` would give."""
-        return self._ready[0].record if self._ready else None
-
-    def take(self) -> int:
-        """Put the next message in flight; the token that settles it."""
-        entry = self._ready.popleft()
-        self._flying.append(entry)
-        self.in_flight_bytes += entry.size_bytes
-        return self._first_token + len(self._flying) - 1
-
-    def is_flying(self, token: int) -> bool:
-        """`token` was given for a message that is in flight and not settled yet."""
-        index = token - self._first_token
-        return 0 <= index < len(self._flying) and not self._flying[index].done
-
-    def settle(self, token: int, drop_reason: str = "") -> bool:
-        """The message of `token` arrived, or can never be sent and is dropped; False when that is no news."""
-        if not self.is_flying(token):
-            return False
-        entry = self._flying[token - self._first_token]
-        entry.done = True
-        entry.drop_reason = drop_reason
-        while self._flying and self._flying[0].done:
-            self._pass(self._flying.popleft())
-        self._promote()
-        return True
-
-    def _pass(self, entry: _Entry) -> None:
-        self._first_token += 1
-        self._head_bytes -= entry.size_bytes
-        self.in_flight_bytes -= entry.size_bytes
-        entry.passed = True
-        entry.record = None
+    def _pass(self, entry: Entry) -> None:
         if entry.drop_reason:
             self.dropped[entry.drop_reason] += 1
         else:
@@ -198,20 +168,7 @@ class Outbox:
         self._advance_cursor(entry)
         if self._behind and self._has_room():
             self._todo.set()
-
-    def rewind(self) -> None:
-        """Nothing in flight can be counted on: make all of it ready again, also what was settled out of turn."""
-        self._first_token += len(self._flying)
-        for entry in self._flying:
-            entry.done = False
-        self._ready.extendleft(reversed(self._flying))
-        self._flying.clear()
-        self.in_flight_bytes = 0
-
-    @property
-    def in_flight(self) -> int:
-        """Messages sent and not passed yet."""
-        return len(self._flying)
+        self._promote()
 
     # What is held
 
@@ -219,7 +176,7 @@ class Outbox:
     def queued(self) -> int:
         """Messages that have not arrived."""
         on_disk_only = self._last - self._loaded if self._behind else 0
-        return len(self._flying) + len(self._ready) + len(self._waiting) + on_disk_only
+        return len(self.head) + len(self._waiting) + on_disk_only
 
     @property
     def spooled(self) -> int:
@@ -260,7 +217,7 @@ class Outbox:
     def _abandon(self) -> None:
         """Count what only memory has and dies with it, as `stopped`."""
         gone = self._spool.dropped_through if self._spool else 0
-        for queue in (self._flying, self._ready, self._waiting):
+        for queue in (self.head.flying, self.head.ready, self._waiting):
             kept = [entry for entry in queue if entry.number > gone or entry.done]
             self.dropped["stopped"] += len(queue) - len(kept)
             queue.clear()
@@ -318,9 +275,8 @@ class Outbox:
             first = await self._call(self._spool.append, [entry.record for entry in batch])
             self._written(batch, first)
 
-    def _next_batch(self) -> list[_Entry]:
-        while self._unwritten and self._unwritten[0].passed:
-            self._unwritten.popleft()
+    def _next_batch(self) -> list[Entry]:
+        self._forget_passed()
         # Numbers of the earlier agent's records must all be loaded before memory's own follow them.
         if self._catching_up and self._unwritten and self._unwritten[0].promoted:
             return []
@@ -333,7 +289,7 @@ class Outbox:
                 size_bytes += entry.size_bytes
         return batch
 
-    def _written(self, batch: list[_Entry], first: int) -> None:
+    def _written(self, batch: list[Entry], first: int) -> None:
         while self._unwritten and self._unwritten.popleft() is not batch[-1]:
             pass
         for number, entry in enumerate(batch, first):
@@ -354,7 +310,7 @@ class Outbox:
             self.dropped["spool_full"] += self._spool.dropped_through - self._loaded
             self._loaded = self._spool.dropped_through
 
-    def _advance_cursor(self, entry: _Entry) -> None:
+    def _advance_cursor(self, entry: Entry) -> None:
         if entry.number > self._cursor:
             self._cursor = entry.number
             if not self._cursor_timer:
@@ -374,7 +330,7 @@ class Outbox:
             found, through = await self._call(self._spool.read, self._loaded, READ_RECORDS, WRITE_BYTES)
             self.dropped["damaged"] += self._spool.damaged - damaged
             for number, record in found:
-                self._make_ready(_Entry(record, number))
+                self._make_ready(Entry(record, number))
             self._loaded = through
             self._behind = self._loaded < self._last
             self._catching_up &= self._behind

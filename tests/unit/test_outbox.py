@@ -76,32 +76,32 @@ class World:
 
     def send(self, count: int) -> None:
         for _ in range(count):
-            message = self.box.peek()
+            message = self.box.head.peek()
             if message is None:
                 return
             number = int(message.id)
-            self.flying.append((self.box.take(), number))
+            self.flying.append((self.box.head.take(), number))
             if number not in self.first_sent:
                 self.first_sent.append(number)
 
     def settle(self, count: int) -> None:
         for token, number in self.flying[:count]:
-            assert self.box.settle(token)
-            assert not self.box.settle(token)
+            assert self.box.head.settle(token)
+            assert not self.box.head.settle(token)
             self.stored.add(number)
         del self.flying[:count]
 
     def settle_out_of_turn(self, index: int) -> None:
         if index < len(self.flying):
             token, number = self.flying.pop(index)
-            assert self.box.settle(token)
+            assert self.box.head.settle(token)
             self.stored.add(number)
 
     def rewind(self) -> None:
         late = [token for token, _ in self.flying]
-        self.box.rewind()
+        self.box.head.rewind()
         self.flying.clear()
-        assert not any(map(self.box.settle, late))
+        assert not any(map(self.box.head.settle, late))
 
     async def die(self) -> None:
         """What the kernel does at a kill: nothing more is written, descriptors close."""
@@ -215,8 +215,8 @@ async def test_what_is_settled_at_once_need_not_touch_the_disk_again(tmp_path: P
     await box.start()
     for number in range(1, 101):
         box.append(record(number, 10))
-        token = box.take()
-        box.settle(token)
+        token = box.head.take()
+        box.head.settle(token)
     await quiet(box)
     assert box.spool_bytes == 0
     await box.stop(1.0)
@@ -233,7 +233,7 @@ async def test_a_call_that_never_returns_does_not_hold_up_stop_or_memory(tmp_pat
         box.append(record(number, 10))
     await asyncio.sleep(0.05)
     for _ in range(10):
-        assert box.settle(box.take())
+        assert box.head.settle(box.head.take())
     assert box.settled == 10
     box.append(record(11, 10))
     assert not await box.stop(0.2)
