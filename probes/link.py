@@ -127,7 +127,7 @@ class LinkProbe:
             "link.state",
             time.monotonic_ns(),
             entity="host",
-            severity="warning" if state == "no_carrier" else "info",
+            severity="warning" if before == "up" and state in ("no_carrier", "absent") else "info",
             device=link.device,
             link_kind=link.kind,
             state=state,
