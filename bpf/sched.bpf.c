@@ -12,13 +12,15 @@ enum {
 const volatile __u64 long_wait_ns = 10000000;
 const volatile __u64 min_stint_ns = 150000;
 const volatile __u32 events_per_second = 50;
+const volatile __u64 task_pause_ns = 1000000000;
 const volatile __u32 cgroup_hierarchy = CGROUP_UNIFIED;
 const volatile bool use_task_storage = true;
 
 /* Since when a task waits, and on which CPU's queue; at_ns 0 while it does not wait. `half_asleep`: it was
- * preempted on its way to sleep, so that a wake-up may find it on the queue. */
+ * preempted on its way to sleep, so that a wake-up may find it on the queue. `told_ns`: of its last event. */
 struct queued {
 	__u64 at_ns;
+	__u64 told_ns;
 	__u32 cpu;
 	__u32 half_asleep;
 };
@@ -211,8 +213,20 @@ static __noinline void blame(struct sched_long_wait *wait, struct cpu_runs *run)
 	name_running(wait, run, held_ns(run, run->running_pid, from_ns, to_ns));
 }
 
-static __noinline void report(struct task_struct *task, __u32 queued_cpu, __u64 wait_ns, __u64 now_ns)
+/* One task that waits again and again leaves room for others. */
+static __always_inline bool is_news(struct queued *queued, struct cpu_runs *run, __u64 now_ns)
 {
+	if (queued->told_ns && now_ns - queued->told_ns < task_pause_ns)
+		return false;
+	if (!rate_allows(&run->events, now_ns, events_per_second))
+		return false;
+	queued->told_ns = now_ns;
+	return true;
+}
+
+static __noinline void report(struct task_struct *task, struct queued *queued, __u64 wait_ns, __u64 now_ns)
+{
+	__u32 queued_cpu = queued->cpu;
 	struct sched_stats *stat = this_cpu_entry(&stats);
 	struct cpu_runs *run = this_cpu_entry(&runs), *queued_run = bpf_map_lookup_elem(&runs, &queued_cpu);
 	struct sched_long_wait *wait;
@@ -220,7 +234,7 @@ static __noinline void report(struct task_struct *task, __u32 queued_cpu, __u64 
 	if (!stat || !run || !queued_run)
 		return;
 	stat->long_waits++;
-	if (!rate_allows(&run->events, now_ns, events_per_second)) {
+	if (!is_news(queued, run, now_ns)) {
 		stat->rate_limited++;
 		return;
 	}
@@ -253,7 +267,7 @@ static __always_inline void end_wait(struct task_struct *task, struct sched_stat
 	stat->wait_count[wait_slot(wait_ns)]++;
 	stat->wait_sum_ns += wait_ns;
 	if (wait_ns >= long_wait_ns)
-		report(task, queued->cpu, wait_ns, now_ns);
+		report(task, queued, wait_ns, now_ns);
 }
 
 static __always_inline int woken(struct task_struct *task)

@@ -192,20 +192,16 @@ def _load(context: Context, cgroups: Cgroups, ring_bytes: int) -> Object:
 
     cpus = possible_cpus()
     program = Object.named("process")
-    try:
-        for per_cpu in ("stats", "rates"):
-            program.resize(per_cpu, cpus)
-        for ring in _RINGS:
-            program.resize(ring, ring_bytes)
-        program.set_constants(
-            events_per_second=-(-context.options["events_per_second"] // cpus),
-            cgroup_hierarchy=cgroups.hierarchy(),
-            memory_hierarchy=cgroups.hierarchy("memory"),
-        )
-        program.load()
-    except BaseException:
-        program.close()
-        raise
+    for per_cpu in ("stats", "rates"):
+        program.resize(per_cpu, cpus)
+    for ring in _RINGS:
+        program.resize(ring, ring_bytes)
+    program.set_constants(
+        events_per_second=-(-context.options["events_per_second"] // cpus),
+        cgroup_hierarchy=cgroups.hierarchy(),
+        memory_hierarchy=cgroups.hierarchy("memory"),
+    )
+    program.load()
     return program
 
 

@@ -48,17 +48,30 @@ _LAST_SLOTS = (2, 4, 6, 8, 10, 12, 13, 14, 15, 17, 20)
 _BOUNDS = tuple((1024 << slot) / 1e9 for slot in _LAST_SLOTS)
 _FIRST_SLOTS = (0, *(slot + 1 for slot in _LAST_SLOTS))
 
+# After an event about a task, its next long waits are only counted for so long.
+_TASK_PAUSE_NS = 1_000_000_000
+
 # Turns on a CPU that are shorter than this part of `long_wait` explain no long wait.
 _STINT_PART = 64
 
 
 class SchedProbe:
-    def __init__(self, context: Context, *, use_task_storage: bool, ring_bytes: int = 256 * 1024) -> None:
+    def __init__(
+        self,
+        context: Context,
+        *,
+        use_task_storage: bool,
+        ring_bytes: int = 256 * 1024,
+        task_pause_ns: int = _TASK_PAUSE_NS,
+    ) -> None:
         from ..native.bpf import Ring, record_dtype
 
         self._events = context.events
         self._cgroups = Cgroups(CgroupTree(context.paths))
-        self._object = _load(context, self._cgroups, use_task_storage, ring_bytes)
+        self._object = _open(context, self._cgroups, use_task_storage)
+        self._object.resize("long_waits", ring_bytes)
+        self._object.set_constants(task_pause_ns=task_pause_ns)
+        self._object.load()
         self._stats = self._object.map("stats").view(record_dtype("sched_stats"))
         self._ring = Ring(self._object.map("long_waits"), record_dtype("sched_long_wait"))
         # The switch first: a task woken before it is watched would seem to wait until it runs the next time.
@@ -87,6 +100,7 @@ class SchedProbe:
         )
 
     def _dropped(self) -> dict[str, int]:
+        """`untracked`: waits not measured, because the kernel gave no memory to note their start."""
         counted = {name: int(self._stats[name].sum()) for name in ("rate_limited", "ring_full", "untracked")}
         return {**counted, "bad_record": self._ring.bad_records}
 
@@ -124,27 +138,21 @@ class SchedProbe:
         return {"ran_instead": {**who, "ran_seconds": ran_ns / 1e9, "share_ratio": round(share, 4)}}
 
 
-def _load(context: Context, cgroups: Cgroups, use_task_storage: bool, ring_bytes: int) -> Object:
+def _open(context: Context, cgroups: Cgroups, use_task_storage: bool) -> Object:
     from ..native.bpf import Object, possible_cpus
 
     cpus = possible_cpus()
     program = Object.named("sched")
-    try:
-        for per_cpu in ("stats", "runs"):
-            program.resize(per_cpu, cpus)
-        program.resize("long_waits", ring_bytes)
-        program.set_constants(
-            long_wait_ns=context.options["long_wait"],
-            min_stint_ns=context.options["long_wait"] // _STINT_PART,
-            events_per_second=-(-context.options["events_per_second"] // cpus),
-            cgroup_hierarchy=cgroups.hierarchy(),
-            use_task_storage=use_task_storage,
-        )
-        program.leave_out("queued_hash" if use_task_storage else "queued_storage")
-        program.load()
-    except BaseException:
-        program.close()
-        raise
+    for per_cpu in ("stats", "runs"):
+        program.resize(per_cpu, cpus)
+    program.set_constants(
+        long_wait_ns=context.options["long_wait"],
+        min_stint_ns=context.options["long_wait"] // _STINT_PART,
+        events_per_second=-(-context.options["events_per_second"] // cpus),
+        cgroup_hierarchy=cgroups.hierarchy(),
+        use_task_storage=use_task_storage,
+    )
+    program.leave_out("queued_hash" if use_task_storage else "queued_storage")
     return program
 
 

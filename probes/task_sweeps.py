@@ -95,7 +95,7 @@ class KernelSweep:
 
 
 class ProcSweep:
-    """For want of the program: 20 µs per task, so that it rests 20 times as long as it worked."""
+    """For want of the program: 20 to 30 µs per task, so that it rests 20 times as long as it worked."""
 
     FIELDS = np.dtype(
         [("pid", "u4"), ("tgid", "u4"), ("start_ns", "u8"), ("switches", "u8"), ("comm", "S64")]

@@ -179,7 +179,7 @@ def test_a_throttled_task_waits_in_its_cgroup(running, sampling, python, cgroup)
 
 
 def test_every_long_wait_is_an_event_or_a_counted_loss(running, finish, values, python):
-    small = partial(sched.SchedProbe, use_task_storage=True, ring_bytes=4096)
+    small = partial(sched.SchedProbe, use_task_storage=True, ring_bytes=4096, task_pause_ns=0)
     probe = running(sched.SPEC, small, long_wait="100us", events_per_second=10_000)
     for _ in range(4):
         python(SPIN, cpu=CPU)
@@ -190,6 +190,16 @@ def test_every_long_wait_is_an_event_or_a_counted_loss(running, finish, values, 
     assert last.dropped["ring_full"] > 0
     assert last.dropped["untracked"] == last.dropped["bad_record"] == 0
     assert values(last)[LONG_WAITS,] == len(last.events) + last.dropped["ring_full"] + last.dropped["rate_limited"]
+
+
+def test_one_task_leaves_room_for_others(running, finish, python):
+    probe = running(sched.SPEC, long_wait="3ms", events_per_second=1000)
+    spinners = [python(SPIN, cpu=CPU) for _ in range(4)]
+    time.sleep(2.5)
+
+    told = [event.attributes["pid"] for event in finish(probe).events]
+    for spinner in spinners:
+        assert 1 <= told.count(spinner.pid) <= 3
 
 
 def test_events_are_bounded_and_the_rest_is_counted(running, finish, values, python):
