@@ -57,7 +57,7 @@ class EventSender:
         self._inbox = client.new_inbox()
         await client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
         try:
-            while True:
+            while client.is_connected:
                 self._window, self._trouble = 1, ""
                 missing = await ensure_streams(client, self._stream_bytes)
                 self._tell(missing)
@@ -73,7 +73,7 @@ class EventSender:
 
     async def _flow(self, client: Client) -> None:
         """Send while messages are stored; ends when one is not."""
-        while not self._trouble:
+        while not self._trouble and client.is_connected:
             self.wake.clear()
             await self._send(client)
             try:
@@ -101,13 +101,13 @@ class EventSender:
             and self._head.in_flight_bytes < WINDOW_BYTES
         )
 
-    def _look_again_at(self) -> float | None:
+    def _look_again_at(self) -> float:
         """When to look without being woken: an acknowledgement is due, nats-py is full, or streams are missing."""
         if self._head.in_flight:
             return self._progress_s + ACK_DEADLINE_S
         if self._head.peek() is not None:
             return _now_s() + BLOCKED_POLL_S
-        return _now_s() + MAX_HOLD_S if self.reason else None
+        return _now_s() + MAX_HOLD_S
 
     def _check_progress(self) -> None:
         if self._head.in_flight and _now_s() >= self._progress_s + ACK_DEADLINE_S:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,7 +31,10 @@ Encoding = Literal["json", "msgpack"]
 
 MAX_EVENT_BYTES = 512 * 1024
 BLOCKED_POLL_S = 0.02
+# nats-py can swallow the cancellation that ends a connection's tasks: they look for themselves now and then.
+IDLE_POLL_S = 5.0
 FLUSH_POLL_S = 0.005
+CANCEL_AGAIN_S = 0.05
 # Of a stop's deadline: what remains is for the disk.
 FLUSH_SHARE = 0.6
 
@@ -116,8 +120,7 @@ class Publisher:
                 await self._flush()
         self._stopped = True
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task}, timeout=max(0.1, end_s - loop.time()))
+            await _cancel(self._task, max(0.1, end_s - loop.time()))
         self._connection.state = "stopped"
         await self._outbox.stop(max(0.1, end_s - loop.time()))
         log.info("nats publisher stopped", events_left_in_spool=self._outbox.spooled)
@@ -184,17 +187,17 @@ class Publisher:
     # Connection's side
 
     async def serve(self, client: Client) -> None:
-        """Send over one connection until cancelled."""
+        """Send over one connection until it is lost or we are cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._events.serve(client))
             group.create_task(self._send_lossy(client))
 
     async def _send_lossy(self, client: Client) -> None:
-        while True:
+        while client.is_connected:
             self._lossy_wake.clear()
             await self._lossy.send(client)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(BLOCKED_POLL_S if self._lossy.waiting else None):
+                async with asyncio.timeout(BLOCKED_POLL_S if self._lossy.waiting else IDLE_POLL_S):
                     await self._lossy_wake.wait()
 
     def detach(self) -> None:
@@ -249,6 +252,14 @@ class Publisher:
         state, reason = _judge(now)
         dropped = Counter(now.events_dropped) + Counter(now.lossy_dropped)
         return Health(probe="nats", state=state, reason=reason, events=now.events_acked, dropped=dict(dropped))
+
+
+async def _cancel(task: asyncio.Task[None], deadline_s: float) -> None:
+    """nats-py swallows a cancellation that meets it while it closes or flushes, so ask more than once."""
+    end_s = time.monotonic() + deadline_s
+    while not task.done() and time.monotonic() < end_s:
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
 
 
 def _judge(now: PublisherStatistics) -> tuple[HealthState, str]:

@@ -226,6 +226,7 @@ async def test_a_password_never_leaves_without_the_tls_that_was_asked_for(publis
         while raw := await reader.read(65536):
             heard.extend(raw)
             writer.write(b"PONG\r\n")
+        writer.close()
 
     listener = await asyncio.start_server(impostor, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
