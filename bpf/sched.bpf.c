@@ -68,9 +68,10 @@ struct {
 	__type(value, struct queued);
 } queued_storage SEC(".maps");
 
+/* 3 MiB: Linux before 5.11 counts maps as locked memory, of which a service has 8 MiB by default. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 32768);
 	__type(key, __u32);
 	__type(value, struct queued);
 } queued_hash SEC(".maps");

@@ -10,10 +10,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-MIRROR = os.environ.get("DEBIAN_SECURITY_MIRROR", "http://deb.debian.org/debian-security")
+MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-SUITES = ("bullseye-security", "bookworm-security")
-# The security suites alone hold the newest build of each series, in lists of half a megabyte.
+SUITES = ("debian bullseye", "debian-security bookworm-security")
+# Of 5.10 the last point release: later builds carry changes of newer kernels.
 SERIES = {
     "5.10": r"^linux-image-5\.10\.0-[0-9]+-cloud-amd64$",
     "6.1": r"^linux-image-6\.1\.[0-9]+-[0-9]+-cloud-amd64$",
@@ -42,27 +42,33 @@ def cache_folder() -> Path:
 
 
 def fetch(series: str, cache: Path) -> Kernel:
-    """The newest kernel of `series`, from the cache when it is there; KernelUnavailable when it cannot be had."""
+    """The newest kernel of `series`, else the one in the cache; KernelUnavailable when there is neither."""
     cache.mkdir(parents=True, exist_ok=True)
     try:
         package = newest_package(series, cache)
+        if not (cache / package).exists():
+            unpack(package, cache / package, cache)
     except KernelUnavailable:
         unpacked = sorted(cache.glob(f"linux-image-{series}.*"), key=by_numbers)
         if not unpacked:
             raise
-        return unpacked_kernel(series, unpacked[-1])
-    folder = cache / package
-    if not folder.exists():
-        unpack(package, folder, cache)
-    return unpacked_kernel(series, folder)
+        package = unpacked[-1].name
+    remove_others(package, series, cache)
+    return unpacked_kernel(series, cache / package)
+
+
+def remove_others(package: str, series: str, cache: Path) -> None:
+    for folder in cache.glob(f"linux-image-{series}.*"):
+        if folder.name != package:
+            shutil.rmtree(folder)
 
 
 def newest_package(series: str, cache: Path) -> str:
-    refresh_lists(cache)
-    found = apt("apt-cache", cache, "search", "--names-only", SERIES[series]).split("\n")
-    names = sorted((line.split(" ")[0] for line in found if line), key=by_numbers)
+    trouble = refresh_lists(cache)
+    found = apt("apt-cache", cache, "search", "--names-only", SERIES[series]).splitlines()
+    names = sorted((line.split(" ")[0] for line in found), key=by_numbers)
     if not names:
-        raise KernelUnavailable(f"no Linux {series} in {', '.join(SUITES)} of {MIRROR}")
+        raise KernelUnavailable(f"no Linux {series} in {' and '.join(SUITES)} of {MIRROR} {trouble}".strip())
     return names[-1]
 
 
@@ -70,16 +76,21 @@ def by_numbers(name: str | Path) -> list[int]:
     return [int(number) for number in re.findall(r"[0-9]+", Path(name).name)]
 
 
-def refresh_lists(cache: Path) -> None:
+def refresh_lists(cache: Path) -> str:
+    """Why not all suites could be read, "" when they could; what was read before stays."""
     stamp = cache / "apt/refreshed"
-    if stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_KEEP_S:
-        return
+    lines = [f"deb [signed-by={KEYRING}] {MIRROR}/{suite} main\n" for suite in SUITES]
+    if stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_KEEP_S and stamp.read_text() == "".join(lines):
+        return ""
     (cache / "apt/lists/partial").mkdir(parents=True, exist_ok=True)
     (cache / "apt/archives/partial").mkdir(parents=True, exist_ok=True)
-    lines = [f"deb [signed-by={KEYRING}] {MIRROR} {suite} main\n" for suite in SUITES]
     (cache / "apt/sources.list").write_text("".join(lines))
-    apt("apt-get", cache, "update")
-    stamp.touch()
+    try:
+        apt("apt-get", cache, "update")
+    except KernelUnavailable as reason:
+        return str(reason)
+    stamp.write_text("".join(lines))
+    return ""
 
 
 def unpack(package: str, folder: Path, cache: Path) -> None:
@@ -114,5 +125,6 @@ def apt(tool: str, cache: Path, *arguments: str, cwd: Path | None = None) -> str
     options = [f"-o{name}={value}" for name, value in own.items()]
     done = subprocess.run([tool, "-qq", *options, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
     if done.returncode:
-        raise KernelUnavailable(f"{tool} {arguments[0]}: {done.stderr.strip().splitlines()[-1:]}")
+        last_words = done.stderr.strip().rpartition("\n")[2]
+        raise KernelUnavailable(f"{tool} {arguments[0]} failed: {last_words}")
     return done.stdout

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
@@ -31,6 +32,11 @@ def main() -> int:
     missing = [str(tool) for tool in TOOLS if not shutil.which(tool)]
     if missing:
         print(f"not found: {', '.join(missing)}; make packages-kernels", file=sys.stderr)
+        return 3
+    if os.geteuid():
+        print(
+            "virtiofsd shows the guest this machine's files, which needs root: sudo make test-kernels", file=sys.stderr
+        )
         return 3
     rows = [row for series in arguments.series or packages.SERIES for row in try_kernel(series, arguments.v)]
     if not arguments.series:
