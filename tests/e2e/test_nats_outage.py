@@ -142,7 +142,7 @@ async def test_kill_9_and_restart_under_load(server, publisher, event, until):
     assert statistics.lossy_produced == load.snapshots
     assert statistics.lossy_dropped["nats_disconnected"] > 0
     assert statistics.lossy_held == 0
-    assert load.slowest_call_s < 0.1
+    assert load.slowest_call_s < 1.0  # nats-py alone: 10 s
     check_books(statistics)
 
 
@@ -174,10 +174,10 @@ async def test_a_stopped_server_is_noticed_and_left_behind(server, publisher, ev
         await client.flush()
         await asyncio.sleep(0.1)
     statistics = agent.statistics()
-    assert noticed_s < 3.0
-    assert back_s < 3.0
+    assert noticed_s < 4.0  # 2.5 s on an idle machine
+    assert back_s < 4.0
     assert await real.stored_numbers() == list(range(1, load.events + 1))
-    assert load.slowest_call_s < 0.1
+    assert load.slowest_call_s < 1.0  # nats-py alone: 10 s
     check_books(statistics)
     assert statistics.lossy_held == 0
     assert statistics.lossy_published <= len(received) <= statistics.lossy_produced
