@@ -172,5 +172,5 @@ SPEC = Spec(
     needs=PROGRAM_NEEDS,
     optional=("task_storage", "cgroup"),
     options=(LONG_WAIT, EVENTS_PER_SECOND),
-    cost="0.2 to 0.45 µs per context switch",
+    cost="0.15 to 0.45 µs per context switch",
 )

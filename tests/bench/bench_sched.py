@@ -1,8 +1,8 @@
 """What the sched probe adds to a context switch, beside runqlat of libbpf-tools and of BCC.
 
 Two processes on one CPU hand a byte to each other through pipes: every hand-over is one wake-up and one
-switch. Rounds take turns, so that noise of the machine meets all alike. The kernel's own run-time statistics of
-the programs are a second source; they miss the way into and out of a program.
+switch. CPU time of both counts, and rounds take turns, so that other work on the machine meets all alike. The
+kernel's own run-time statistics of the programs are a second source; they miss the way into and out of a program.
 """
 
 from __future__ import annotations
