@@ -20,6 +20,8 @@ RUNS = 23
 MAX_UNTRACKED = 23
 # Kernel workers come and go between two looks.
 MAX_BORN_BETWEEN = 5
+CONTAINER = "0123456789abcdef" * 4
+POD = f"kubepods.slice/cri-containerd-{CONTAINER}.scope"
 MARK_VICTIM = Path("/sys/kernel/tracing/events/oom/mark_victim/format")
 EXITS = "eagle_eye_process_exits_total"
 HELD_S = 0.5
@@ -106,10 +108,13 @@ def process(spec: Spec) -> Outcome:
         before = {reason: probe.value(EXITS, reason=reason) for reason in ("ok", "error", "signal", "oom")}
         runs = workloads.run_program("/bin/true", RUNS)
         failed, kill = workloads.exit_with(7), workloads.kill_one("ee-killer")
-        with workloads.cgroup("ee-oom", memory_max="16M") as group:
-            victim = workloads.overuse_memory(group, "ee-victim")
-            probe.event("process.exit", pid=victim, reason="oom", signal="SIGKILL", cgroup="/ee-oom")
-            oom = probe.event("process.oom_kill", pid=victim, task="ee-victim", cgroup="/ee-oom").attributes
+        with workloads.cgroup("kubepods.slice") as pods:
+            workloads.enable_controllers(pods)
+            with workloads.cgroup(POD, memory_max="16M") as group:
+                victim = workloads.overuse_memory(group, "ee-victim")
+                where = {"pid": victim, "cgroup": f"/{POD}", "container": CONTAINER}
+                probe.event("process.exit", reason="oom", signal="SIGKILL", sender={"kernel": True}, **where)
+                oom = probe.event("process.oom_kill", task="ee-victim", **where).attributes
         for pid in runs:
             probe.event("process.exec", pid=pid, filename="/bin/true", parent_pid=os.getpid(), cgroup="/")
             probe.event("process.exit", pid=pid, reason="ok", exit_code=0, task="true")
@@ -126,7 +131,11 @@ def process(spec: Spec) -> Outcome:
         expect(counted == {"ok": RUNS + 1, "error": 1, "signal": 1, "oom": 1}, f"exits: {counted}")
         expect(probe.value("eagle_eye_oom_kills_total") == 1, "the number of OOM kills is wrong")
         variant = "victim by task" if "uid" in MARK_VICTIM.read_text() else "victim by pid"
-        return outcome(probe, variant, f"{RUNS} programs, exit 7, SIGKILL by ee-killer, OOM {told}")
+        return outcome(
+            probe,
+            variant,
+            f"{RUNS} programs, exit 7, SIGKILL by ee-killer, OOM of {told['anon'] >> 20} MiB in a container",
+        )
 
 
 def victim_as_logged(pid: int) -> dict[str, int]:

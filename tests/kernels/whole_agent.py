@@ -38,7 +38,7 @@ def check() -> Outcome:
         agent.send_signal(signal.SIGTERM)
         code = agent.wait(PATIENCE_S)
         expect(code == 0, f"exit code {code}")
-    return Outcome("ok", detail=f"ready after {ready_s:.0f} s of emulated CPU, every probe up")
+    return Outcome("ok", detail=f"every probe up; ready after {ready_s:.0f} s on the emulated CPU")
 
 
 @contextmanager

@@ -29,8 +29,9 @@ class Wait(NamedTuple):
     held_s: float
 
 
-def enable_controllers() -> None:
-    (CGROUPS / "cgroup.subtree_control").write_text("+cpu +memory +pids")
+def enable_controllers(group: Path = CGROUPS) -> None:
+    """For the cgroups below this one."""
+    (group / "cgroup.subtree_control").write_text("+cpu +memory +pids")
 
 
 @contextmanager
