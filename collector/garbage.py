@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from collections.abc import Mapping
+
+import numpy as np
 
 from ..probes.model import Event
 from ..probes.probe import Histogram, Sample, Series, Spec
@@ -22,6 +24,9 @@ def refuse_garbage(spec: Spec, sample: object) -> Sample:
     for event in sample.events:
         if not isinstance(event, Event):
             raise GarbageError(f"an event is {type(event).__name__}, not an Event")
+    _refuse_dropped(sample.dropped)
+    if not isinstance(sample.degraded, str):
+        raise GarbageError(f"`degraded` is {type(sample.degraded).__name__}, not a sentence")
     return sample
 
 
@@ -31,14 +36,33 @@ def _refuse_series(spec: Spec, series: Series) -> None:
         raise GarbageError(f"{metric.name} is not among the metrics that {spec.name} declares")
     if len(series.labels) != len(metric.labels):
         raise GarbageError(f"{metric.name} has {len(series.labels)} label values for {len(metric.labels)} labels")
+    if not all(isinstance(label, str) for label in series.labels):
+        raise GarbageError(f"{metric.name} has label values that are no strings: {series.labels!r}")
     if metric.kind == "histogram":
         _refuse_histogram(metric.name, series.value)
-    elif not isinstance(series.value, Real) or not math.isfinite(series.value):
-        raise GarbageError(f"{metric.name} is {series.value!r}, not a finite number")
+    elif not _is_number(series.value):
+        raise GarbageError(f"{metric.name} is {series.value!r}, not a finite number (int or float)")
+
+
+def _is_number(value: object) -> bool:
+    # numpy's own numbers cannot be encoded, its float64 included, which is a float.
+    return isinstance(value, int | float) and type(value) in (int, float) and math.isfinite(value)
 
 
 def _refuse_histogram(name: str, value: object) -> None:
     if not isinstance(value, Histogram):
         raise GarbageError(f"{name} is {type(value).__name__}, not a Histogram")
-    if len(value.counts) != len(value.bounds) + 1:
-        raise GarbageError(f"{name} has {len(value.counts)} counts for {len(value.bounds)} bounds")
+    if not isinstance(value.counts, np.ndarray) or value.counts.dtype.kind not in "iu":
+        raise GarbageError(f"{name} has counts that are no array of integers")
+    if value.counts.shape != (len(value.bounds) + 1,):
+        raise GarbageError(f"{name} has {value.counts.size} counts for {len(value.bounds)} bounds")
+    if not _is_number(value.total) or not all(map(_is_number, value.bounds)):
+        raise GarbageError(f"{name} has a total or bounds that are no finite numbers")
+
+
+def _refuse_dropped(dropped: object) -> None:
+    if not isinstance(dropped, Mapping):
+        raise GarbageError(f"`dropped` is {type(dropped).__name__}, not counts by reason")
+    for reason, count in dropped.items():
+        if not isinstance(reason, str) or not isinstance(count, int):
+            raise GarbageError(f"`dropped` has {reason!r}: {count!r}, not a reason and a count")

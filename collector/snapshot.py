@@ -59,8 +59,8 @@ class Composer:
 
     def _summary(self, series: Series, histogram: Histogram) -> dict[str, float]:
         key = series_key(series)
-        counts = np.asarray(histogram.counts)
-        added = counts - self._previous.get(key, np.zeros_like(counts))
+        counts = histogram.counts
+        added = _added(self._previous.get(key), counts)
         self._previous[key] = counts.copy()
         summary = {
             series_key(series, "_count"): float(counts.sum()),
@@ -70,6 +70,14 @@ class Composer:
             for quantile in QUANTILES:
                 summary[series_key(series, "", quantile)] = quantile_of(histogram.bounds, added, quantile)
         return summary
+
+
+def _added(previous: np.ndarray[Any, Any] | None, counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """All of `counts` where there is nothing to compare with: at first, and after the probe was built anew."""
+    if previous is None or previous.shape != counts.shape or (counts < previous).any():
+        return counts
+    added: np.ndarray[Any, Any] = counts - previous
+    return added
 
 
 def series_key(series: Series, suffix: str = "", quantile: float | None = None) -> str:

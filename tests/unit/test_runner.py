@@ -5,13 +5,16 @@ import os
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from eagle_eye.collector.runner import Runner
 from eagle_eye.native.errors import UnavailableError
-from eagle_eye.probes.probe import Metric, Sample, Series, Spec
+from eagle_eye.probes.probe import Histogram, Metric, Sample, Series, Spec
 
 GAUGE = Metric("eagle_eye_test_value", "gauge", "A value.")
+LABELLED = Metric("eagle_eye_test_labelled", "gauge", "A value.", ("name",))
+WAITS = Metric("eagle_eye_test_waits_seconds", "histogram", "Waits.")
 
 
 class Fake:
@@ -37,7 +40,7 @@ def make(context):
     events = []
 
     def runner(build, **spec):
-        spec = Spec(name="test", help="", build=build, metrics=(GAUGE,), **spec)
+        spec = Spec(name="test", help="", build=build, metrics=(GAUGE, LABELLED, WAITS), **spec)
         made = Runner(spec, context(), events.extend)
         made.seen = events
         return made
@@ -47,6 +50,10 @@ def make(context):
 
 def good():
     return Sample(series=[Series(GAUGE, 1.0)])
+
+
+def waits(bounds, counts, total=1.0):
+    return Sample(series=[Series(WAITS, Histogram(bounds, counts, total))])
 
 
 async def test_a_good_round_is_ok(make):
@@ -81,7 +88,20 @@ async def test_unavailable_says_why_and_how_to_mend_it(make):
         (Sample(series=[Series(GAUGE, "1")]), "finite"),
         (Sample(series=[Series(GAUGE, 1.0, ("extra",))]), "label values"),
         (Sample(series=[Series(Metric("eagle_eye_other", "gauge", ""), 1.0)]), "declares"),
+        (Sample(series=[Series(GAUGE, np.int64(1))]), "int or float"),
+        (Sample(series=[Series(GAUGE, np.float64(1))]), "int or float"),
+        (Sample(series=[Series(GAUGE, True)]), "int or float"),
+        (Sample(series=[Series(LABELLED, 1.0, (5,))]), "no strings"),
+        (Sample(series=[Series(WAITS, 1.0)]), "not a Histogram"),
+        (waits((1.0,), [1, 2]), "no array of integers"),
+        (waits((1.0,), np.array(["a", "b"])), "no array of integers"),
+        (waits((1.0,), np.array([1, 2, 3])), "3 counts for 1 bounds"),
+        (waits((1.0,), np.array([1, 2]), total=None), "total or bounds"),
+        (waits(("1",), np.array([1, 2])), "total or bounds"),
         (Sample(events=["boom"]), "not an Event"),
+        (Sample(dropped=None), "counts by reason"),
+        (Sample(dropped={"ring_full": np.int64(1)}), "a reason and a count"),
+        (Sample(degraded=7), "not a sentence"),
     ],
 )
 async def test_garbage_is_a_failure_that_names_it(make, garbage, said):

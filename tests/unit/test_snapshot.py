@@ -16,7 +16,7 @@ BOUNDS = (1.0, 2.0, 4.0)
 
 
 def waits(*counts: int) -> Sample:
-    return Sample(series=[Series(WAIT, Histogram(BOUNDS, np.array(counts), float(sum(counts))))])
+    return Sample(series=[Series(WAIT, Histogram(BOUNDS, np.array(counts, np.uint64), float(sum(counts))))])
 
 
 def compose(composer: Composer, sample: Sample, at_ns: int = 5) -> Snapshot:
@@ -39,6 +39,13 @@ def test_quantiles_are_of_the_interval_and_counts_run_on(composer):
 
     assert values["eagle_eye_wait_seconds_count"] == 110
     assert 2.0 < values['eagle_eye_wait_seconds{quantile="0.5"}'] <= 4.0
+
+
+def test_a_probe_that_counts_from_zero_again_has_quantiles_of_what_it_counted_since(composer):
+    compose(composer, waits(100, 0, 50, 0))
+    values = compose(composer, waits(3, 0, 0, 0)).host[0].values
+
+    assert values['eagle_eye_wait_seconds{quantile="0.99"}'] <= 1.0
 
 
 def test_an_interval_without_samples_has_no_quantile(composer):
