@@ -32,6 +32,14 @@ class NatsOptions(Struct, frozen=True):
     tls_key: Path | None = None
     inbox_prefix: str = "_INBOX"
 
+    def __repr__(self) -> str:
+        """Without secrets: what is printed by accident is printed for ever."""
+        try:
+            identity = ", ".join(self.identity()) or "no identity"
+        except UsageError:
+            return "NatsOptions(unusable servers)"
+        return f"NatsOptions({', '.join(self.addresses())}; {identity}; {'TLS' if self.wants_tls else 'no TLS'})"
+
     def check(self) -> None:
         """Raises UsageError that names the setting for what could never work."""
         if not self.servers:

@@ -202,11 +202,22 @@ async def test_a_hung_server_never_holds_up_a_stop(server, publisher, event, unt
     check_books(statistics)
 
 
-@pytest.mark.parametrize("speaks", [False, True])
-async def test_a_port_that_is_no_nats_server(publisher, until, event, speaks):
+@pytest.mark.parametrize(
+    "says",
+    [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x16\x03\x01\x00\x7b" * 20_000,
+        b"INFO {}\r\n",
+        b"INFO [1, 2]\r\nPONG\r\n",
+        b'INFO {"max_payload": "much", "headers": true}\r\nPONG\r\nPONG\r\nMSG a b c d\r\n',
+        b"INFO {}\r\nPONG\r\n" + b"MSG _INBOX.x 1 99999999999\r\n" + b"x" * 100_000,
+    ],
+    ids=["silence", "http", "noise", "half", "list", "types", "endless"],
+)
+async def test_a_port_that_is_no_nats_server(publisher, until, event, says):
     async def accept(reader, writer):
-        if speaks:
-            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.write(says)
         await reader.read()
         writer.close()
 

@@ -239,6 +239,12 @@ async def test_a_password_never_leaves_without_the_tls_that_was_asked_for(publis
     listener.close()
 
 
+def test_settings_print_without_secrets():
+    shown = repr(NatsOptions(servers=(f"tls://eye:{SECRET}@[::1]:4223",)))
+    assert shown == "NatsOptions(tls://[::1]:4223; user, password; TLS)"
+    assert repr(NatsOptions(servers=(f"x://{SECRET}@host",))) == "NatsOptions(unusable servers)"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
