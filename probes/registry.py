@@ -1,15 +1,18 @@
-"""The table of contents: every probe, in the order in which tables list them."""
+"""The table of contents: every probe, one line each, in the order in which tables list them."""
 
 from __future__ import annotations
 
-from . import kmsg, link, pressure, process, sched, tasks
+from importlib import import_module
+
 from .probe import Spec
 
-PROBES: tuple[Spec, ...] = (
-    sched.SPEC,
-    tasks.SPEC,
-    process.SPEC,
-    pressure.SPEC,
-    link.SPEC,
-    kmsg.SPEC,
+_MODULES = (
+    "sched",
+    "tasks",
+    "process",
+    "pressure",
+    "link",
+    "kmsg",
 )
+
+PROBES: tuple[Spec, ...] = tuple(import_module(f".{module}", __package__).SPEC for module in _MODULES)
