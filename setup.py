@@ -79,7 +79,7 @@ def compile_bpf(source: Path, target: Path) -> None:
 def _tool(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # the latter, where a folder on PATH may not be looked into
         raise ExecError(f"{command[0]} was not found; {CLANG_REMEDY}") from None
     if done.returncode:
         hint = f"; {CLANG_REMEDY}" if "file not found" in done.stderr else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -12,9 +13,30 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from hypothesis import settings
 
 from eagle_eye.probes.paths import Paths
 from eagle_eye.probes.probe import Context, EventSource
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# How long an example takes says more about the neighbours on this machine than about the code.
+settings.register_profile("eagle_eye", deadline=None)
+settings.load_profile("eagle_eye")
+
+
+def pytest_report_header() -> str:
+    """How long the product's files are."""
+    floors = ("bpf", "native", "probes", "collector", "diagnosis")
+    files = [
+        path for floor in floors for path in (ROOT / floor).rglob("*.[pch]*") if path.suffix in (".py", ".c", ".h")
+    ]
+    lengths = {path: len(path.read_text().splitlines()) for path in files if not path.name.startswith("_")}
+    longest = max(lengths, key=lengths.__getitem__)
+    return (
+        f"{len(lengths)} files of {sum(lengths.values())} lines, median {median(lengths.values()):.0f}, "
+        f"longest {longest.relative_to(ROOT)} with {lengths[longest]}"
+    )
 
 
 @pytest.fixture

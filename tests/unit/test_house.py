@@ -14,7 +14,7 @@ from eagle_eye.probes.registry import PROBES
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("bpf", "native", "probes", "collector", "diagnosis")
-LONGEST_FILE_LINES = 600
+LONGEST_FILE_LINES = 400
 BASE_UNITS = ("_seconds", "_bytes", "_celsius", "_watts", "_joules", "_hertz", "_ratio", "_volts")
 FOREIGN_UNITS = re.compile(r"_(ms|us|ns|milliseconds|kb|mb|gb|kib|mib|percent|mhz|ghz|minutes|hours)(_|$)")
 
