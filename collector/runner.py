@@ -113,18 +113,19 @@ class Runner:
         failures = 0
         while (now_ns := self._requests.get()) is not None:
             started_ns = time.monotonic_ns()
+            fds: tuple[int, ...] = ()
             try:
                 if probe is None:
                     probe = self._build()
                 outcome: Sample | Exception = refuse_garbage(self.spec, probe.sample(now_ns))
+                fds = tuple(probe.wake_fds())
                 failures = 0
             except Exception as error:
-                outcome = error
+                outcome = _without_frames(error)
                 failures += 1
             if failures >= REBUILD_AFTER_FAILURES:
                 _close(probe)
                 probe, failures = None, 0
-            fds = tuple(probe.wake_fds()) if probe is not None else ()
             self._tell(self._done, outcome, now_ns, time.monotonic_ns() - started_ns, fds)
         _close(probe)
         self._tell(self._ended.set_result, None)
@@ -182,13 +183,20 @@ class Runner:
         self._state, self._reason, self._remedy = state, reason, remedy
 
     def _heed_wakes(self) -> None:
-        if not self._closing and not self._busy_since_ns:
+        if self._closing or self._busy_since_ns:
+            return
+        try:
             for fd in self._wake_fds:
                 self._loop.add_reader(fd, self._wake)
+        except (OSError, TypeError, ValueError) as error:
+            self._ignore_wakes()
+            self._wake_fds = ()
+            self._fail(error)
 
     def _ignore_wakes(self) -> None:
         for fd in self._wake_fds:
-            self._loop.remove_reader(fd)
+            with suppress(TypeError, ValueError):  # no descriptor, as _heed_wakes found
+                self._loop.remove_reader(fd)
 
     def _wake(self) -> None:
         """A ring or the log has something: one round at once, and no other wake until it is done."""
@@ -201,6 +209,15 @@ def _close(probe: Probe | None) -> None:
     if probe is not None:
         with suppress(Exception):
             probe.close()
+
+
+def _without_frames(error: Exception) -> Exception:
+    """Lets go of what a build that failed halfway had opened: the frames of a traceback hold it."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
 
 
 def _kernel_function(thread_id: int | None) -> str:

@@ -57,24 +57,14 @@ class Schedule:
 
     async def _snapshots(self) -> None:
         with_snapshot = [runner for runner in self._runners if not runner.spec.period_ns]
-        async for _ in self._beats(self._interval_ns):
+        async for _, missed in _beats(self._interval_ns):
+            self.missed_beats += missed
             await self._round(with_snapshot, self._interval_ns / 2e9)
             self._snapshot()
 
     async def _pace(self, runner: Runner) -> None:
-        async for now_ns in self._beats(runner.spec.period_ns):
+        async for now_ns, _ in _beats(runner.spec.period_ns):
             runner.request(now_ns)
-
-    async def _beats(self, period_ns: int) -> AsyncIterator[int]:
-        due_ns = time.monotonic_ns()
-        while True:
-            due_ns += period_ns
-            late = (time.monotonic_ns() - due_ns) // period_ns
-            if late > 0:
-                self.missed_beats += late
-                due_ns += late * period_ns
-            await asyncio.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
-            yield due_ns
 
     async def _round(self, runners: Sequence[Runner], deadline_s: float) -> None:
         now_ns = time.monotonic_ns()
@@ -89,6 +79,17 @@ class Schedule:
         snapshot = self._composer.compose(now_ns, self._interval_ns, samples, self._health())
         self.snapshots += 1
         self._on_snapshot(snapshot)
+
+
+async def _beats(period_ns: int) -> AsyncIterator[tuple[int, int]]:
+    """When each beat was due, and how many were left out before it because the last one took too long."""
+    due_ns = time.monotonic_ns()
+    while True:
+        due_ns += period_ns
+        missed = max(0, (time.monotonic_ns() - due_ns) // period_ns)
+        due_ns += missed * period_ns
+        await asyncio.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
+        yield due_ns, missed
 
 
 async def _wait(futures: Sequence[asyncio.Future[None]], deadline_s: float) -> None:

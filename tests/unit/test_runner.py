@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -110,6 +111,44 @@ async def test_garbage_is_a_failure_that_names_it(make, garbage, said):
 
     assert runner.state == "failing"
     assert said in runner.health.reason
+    await runner.stop(1)
+
+
+async def test_wake_fds_that_raise_or_cannot_be_watched_are_failures(make, tmp_path):
+    def raises():
+        raise ValueError("no ring")
+
+    broken = Fake(good)
+    broken.wake_fds = raises
+    runner = make(lambda context: broken)
+    await runner.start()
+    assert (runner.state, "no ring" in runner.health.reason) == ("failing", True)
+    assert await runner.stop(1)
+
+    with (tmp_path / "regular").open("w") as file:
+        runner = make(lambda context: Fake(good, (file.fileno(),)))
+        await runner.start()
+        await asyncio.sleep(0.05)
+        assert runner.state == "failing"
+        assert await runner.stop(1)
+
+
+async def test_a_build_that_failed_halfway_leaves_nothing_behind(make):
+    class Attached:
+        """Like an object of libbpf: what it holds goes with it."""
+
+    attached = []
+
+    def build(context):
+        half = Attached()
+        attached.append(weakref.ref(half))
+        raise UnavailableError("no hook")
+
+    runner = make(build)
+    await runner.start()
+
+    assert attached[0]() is None
+    assert runner.error.message == "no hook"
     await runner.stop(1)
 
 

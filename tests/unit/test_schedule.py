@@ -105,12 +105,14 @@ async def test_missed_beats_are_counted_and_not_made_up_for(context):
         if len(made) == 1:
             threading.Event().wait(0.3)
 
-    only = runner(context, "only", good)
-    schedule = make_schedule([only], 50 * MS, block)
+    # One with a period of its own misses turns too, but no snapshot.
+    runners = [runner(context, "each", good), runner(context, "often", good, period_ns=20 * MS)]
+    schedule = make_schedule(runners, 50 * MS, block)
     await schedule.first_round(1)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(schedule.run(), 0.6)
-    await only.stop(1)
+    for each in runners:
+        await each.stop(1)
 
     assert 4 <= schedule.missed_beats <= 6
     assert len(made) < 9
