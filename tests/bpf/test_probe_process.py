@@ -1,6 +1,8 @@
 """Programs started, processes ended, signals and OOM kills on the running kernel: known work, exact counts."""
 
+import importlib.util
 import os
+import platform
 import select
 import shutil
 import signal
@@ -9,12 +11,16 @@ import sys
 import time
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from eagle_eye.native import bpf
 from eagle_eye.probes import process as probe_module
 from eagle_eye.probes.process import ProcessProbe, exit_severity, exit_status
 
+ROOT = Path(__file__).parents[2]
 SPEC = probe_module.SPEC
 EXITS, EXECS, OOM_KILLS = (metric.name for metric in SPEC.metrics)
 
@@ -213,10 +219,10 @@ def test_every_record_is_an_event_or_a_counted_loss(running, finish, values):
 def test_names_are_only_text(probe, tmp_path):
     program = tmp_path / "bad\udcff\x1b[31m\nname"
     shutil.copy("/bin/true", program)
-    subprocess.run([program], check=True)
-    probe.round()
+    child = subprocess.Popen([program])
+    child.wait()
 
-    started = probe.events[0]
+    started = probe.wait_for("process.exec", pid=child.pid)
     assert started.attributes["filename"].endswith("bad\ufffd\x1b[31m\nname")
     assert started.attributes["task"] == "bad\ufffd\x1b[31m\nname"[:15]
 
@@ -233,6 +239,56 @@ def test_a_long_filename_says_that_it_is_cut(probe, tmp_path):
     assert started.attributes["filename_truncated"] is True
     assert str(program).startswith(started.attributes["filename"])
     assert len(started.attributes["filename"]) == 127
+
+
+@pytest.fixture
+def older_kernel(tmp_path, monkeypatch):
+    """The object as an older kernel takes it: no word of the last thread's end, of a victim only the pid."""
+    source = (ROOT / "bpf/process.bpf.c").read_text()
+    for newer, older in (
+        ("bpf_core_field_exists(struct trace_event_raw_mark_victim, uid)", "false"),
+        ("bpf_core_field_exists(struct trace_event_raw_sched_process_exit, group_dead)", "false"),
+        ("recall_victim(oom, ctx[0])", "recall_victim(oom, ((struct task_struct *)ctx[0])->pid)"),
+    ):
+        assert newer in source
+        source = source.replace(newer, older)
+    (tmp_path / "process.bpf.c").write_text(source)
+    spec = importlib.util.spec_from_file_location("eagle_eye_setup", ROOT / "setup.py")
+    setup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup)
+    setup.compile_bpf(tmp_path / "process.bpf.c", tmp_path / platform.machine() / "process.bpf.o")
+    monkeypatch.setattr(bpf, "OBJECTS", tmp_path)
+
+
+def test_older_kernels_tell_the_victims_figures_too(older_kernel, probe, process, cgroup):
+    group = cgroup("memory", limit_in_bytes=32 * 2**20)
+    victim = process(sys.executable, "-c", EAT, group=group)
+    victim.wait()
+
+    facts = probe.wait_for("process.oom_kill", pid=victim.pid).attributes
+
+    assert facts["cgroup"] == f"/{group.name}"
+    assert facts["task"].startswith("python")
+    assert 0.6 * 32 * 2**20 < facts["anon_bytes"] < 1.2 * 32 * 2**20
+    assert facts["trigger"]["pid"] == victim.pid
+    assert probe.wait_for("process.exit", pid=victim.pid).attributes["reason"] == "oom"
+
+
+def test_a_victim_that_nobody_saw_killed_has_no_figures(probe):
+    (record,) = np.zeros(1, bpf.record_dtype("process_oom"))
+    record["at_ns"], record["pid"] = 5, 77
+
+    event = probe.probe._oom(record)
+
+    assert (event.kind, event.at_ns, event.attributes) == ("process.oom_kill", 5, {"pid": 77})
+
+
+def test_older_kernels_count_a_process_once(older_kernel, probe, process, workload):
+    for how in ("leader-first", "together"):
+        codes = {child.pid: child.wait() for child in [process(workload, how) for _ in range(20)]}
+        probe.round()
+        for pid, code in codes.items():
+            assert [event.attributes["exit_code"] for event in probe.find("process.exit", pid=pid)] == [code]
 
 
 @pytest.mark.parametrize(

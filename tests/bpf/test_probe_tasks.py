@@ -188,17 +188,29 @@ def test_both_ways_tell_the_same(running, sampling, blocked):
     assert kernel == proc
 
 
-def test_many_at_once_are_counted_not_all_told(running, sampling, blocked, values):
+def test_many_at_once_are_told_one_sweep_after_the_other(running, sampling, blocked, values):
     blocked(40)
     probe = sampling(running(tasks.SPEC, by_kernel))
     now = time.monotonic_ns()
     probe.round(now)
     probe.round(now + 6 * SECOND_NS)
-
-    stuck = values(probe.last)[STUCK,]
-    assert stuck >= 40
     assert len(probe.find("tasks.stuck")) == 32
-    assert probe.last.dropped["rate_limited"] == stuck - 32
+
+    probe.round(now + 7 * SECOND_NS)
+    assert len(probe.find("tasks.stuck")) == values(probe.last)[STUCK,] >= 40
+    assert probe.last.dropped["rate_limited"] == 0
+
+
+def test_those_that_are_too_many_are_counted_once(running, sampling, blocked, values, monkeypatch):
+    monkeypatch.setattr(tasks, "_MAX_REPORTED", 30)
+    blocked(40)
+    probe = sampling(running(tasks.SPEC, by_kernel))
+    now = time.monotonic_ns()
+    for seconds in (0, 6, 7, 8):
+        probe.round(now + seconds * SECOND_NS)
+
+    assert len(probe.find("tasks.stuck")) == 30
+    assert probe.last.dropped["rate_limited"] == values(probe.last)[STUCK,] - 30
 
 
 def test_what_does_not_fit_is_counted(running, sampling, blocked, values):
