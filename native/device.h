@@ -53,6 +53,9 @@ enum device_group {
 	DEVICE_GROUP_TOPOLOGY,
 	DEVICE_GROUP_PROCESSES,
 	DEVICE_GROUP_EVENTS,
+	DEVICE_GROUP_UTILIZATION_BY_UNIT, /* DCMI: one kind of unit a call, 36 ms each */
+	DEVICE_GROUP_BANDWIDTH,           /* DCMI: measures while the caller waits */
+	DEVICE_GROUP_DDR,
 	DEVICE_GROUPS
 };
 
@@ -197,10 +200,20 @@ enum device_field {
 	DEVICE_OPTICAL_VOLTAGE_VOLTS,
 	DEVICE_OPTICAL_TX_POWER_WATTS,
 	DEVICE_OPTICAL_RX_POWER_WATTS,
+
+	DEVICE_ROCE_TX_BYTES,
+	DEVICE_ROCE_RX_BYTES,
+	DEVICE_ROCE_TX_PFC_PACKETS, /* pause frames of priority flow control */
+	DEVICE_ROCE_RX_PFC_PACKETS,
+	DEVICE_ROCE_RETRIES,
+	DEVICE_SIO_TX_ERRORS, /* CRC errors between the dies of one package */
+	DEVICE_SIO_RX_ERRORS,
+	DEVICE_PCIE_TX_BYTES_PER_SECOND, /* no counters: the mean over a short while */
+	DEVICE_PCIE_RX_BYTES_PER_SECOND,
 	DEVICE_FIELDS
 };
 
-/* All but the state are counters. */
+/* All but the state and the rates are counters. */
 enum device_link_field {
 	DEVICE_LINK_STATE, /* 0 down, 1 up */
 	DEVICE_LINK_TX_BYTES,
@@ -223,6 +236,8 @@ enum device_link_field {
 	DEVICE_LINK_TX_DISCARDS,
 	DEVICE_LINK_EFFECTIVE_ERRORS,
 	DEVICE_LINK_SYMBOL_ERRORS,
+	DEVICE_LINK_TX_BYTES_PER_SECOND, /* no counters: the mean over a short while */
+	DEVICE_LINK_RX_BYTES_PER_SECOND,
 	DEVICE_LINK_FIELDS
 };
 
@@ -268,22 +283,26 @@ struct device_board {
 	struct device_sample samples[DEVICE_MAX];
 };
 
-/* Sets every value to NaN and DEVICE_NOT_READ; the counters of a board in use survive a new worker. */
+/* Sets every value to NaN and DEVICE_NOT_READ. A board in use is not initialized again for a new worker. */
 void device_board_init(struct device_board *board);
+int device_board_valid(const struct device_board *board);
+void device_sample_reset(struct device_sample *sample);
 void device_sample_clear(struct device_board *board, uint32_t slot);
 
-/* Around each group's vendor calls. */
+/* Around each group's vendor calls; call_function names the one that comes next. */
 void device_call_begin(struct device_board *board, uint32_t lane, uint32_t group, uint32_t slot, uint32_t function);
 void device_call_function(struct device_board *board, uint32_t lane, uint32_t function);
 void device_call_end(struct device_board *board, uint32_t lane);
+int device_call_read(const struct device_board *board, uint32_t lane, struct device_call *to);
+void device_calls_clear(struct device_board *board);
 
 /* Publishes `from`, all but its sequence, under the sequence of the board's sample. */
 void device_sample_publish(struct device_board *board, uint32_t slot, const struct device_sample *from);
 /* 0, or -1 when the writer was in it at each of a few tries (`to` then holds the last one). */
 int device_sample_read(const struct device_board *board, uint32_t slot, struct device_sample *to);
 
-/* Set one field of a sample. `highest` bounds a plausible value; less than 0 is never plausible. */
-void device_set(struct device_sample *sample, uint32_t field, int32_t status, double value, double highest);
+/* Set one field of a sample. A value that is NaN or outside its field's plausible range becomes a status. */
+void device_set(struct device_sample *sample, uint32_t field, int32_t status, double value);
 void device_set_link(struct device_sample *sample, uint32_t link, uint32_t field, int32_t status, double value);
 
 uint64_t device_now_ns(void);
