@@ -27,7 +27,7 @@ STUCK_AFTER = Option(
     maximum="1h",
 )
 
-# A hung file server sticks thousands of tasks at once: these many are told apart, the others counted.
+# A hung file server sticks thousands of tasks at once: so many are told per sweep and in all, the others counted.
 _EVENTS_PER_SWEEP = 32
 _MAX_REPORTED = 1024
 
@@ -66,6 +66,7 @@ class TasksProbe:
         self._stuck_after_ns = stuck_after_ns
         self._progress = Progress()
         self._reported: dict[Key, dict[str, Any] | None] = {}
+        self._untold: set[Key] = set()
         self._rate_limited = 0
 
     def sample(self, now_ns: int) -> Sample:
@@ -101,11 +102,14 @@ class TasksProbe:
     ) -> Iterator[Event]:
         told = 0
         for index, key in zip(stuck.tolist(), keys, strict=True):
-            if key in self._reported:
+            if key in self._reported or key in self._untold:
                 continue
-            if told == _EVENTS_PER_SWEEP or len(self._reported) >= _MAX_REPORTED:
+            if len(self._reported) >= _MAX_REPORTED:
+                self._untold.add(key)
                 self._rate_limited += 1
                 continue
+            if told == _EVENTS_PER_SWEEP:
+                return
             told += 1
             since_ns = int(progress["since_ns"][index])
             details = self._describe(blocked[index], since_ns)
@@ -114,6 +118,7 @@ class TasksProbe:
                 yield self._event("tasks.stuck", at_ns, details, stuck_seconds=(at_ns - since_ns) / 1e9)
 
     def _recovered(self, stuck: set[Key], at_ns: int) -> Iterator[Event]:
+        self._untold &= stuck
         for key in [key for key in self._reported if key not in stuck]:
             details = self._reported.pop(key)
             if details is not None:
