@@ -92,10 +92,12 @@ class CgroupTree:
         return next((path for path in candidates if (path / "cgroup.controllers").exists()), None)
 
     def _v1_root(self, controller: str) -> Path | None:
+        if self._unified == self._base:
+            return None  # a folder of this name is a cgroup that somebody called so
         # Distributions mount cpu and cpuacct together and link the single names to it; some leave the link out.
         candidates = (self._base / controller, self._base / "cpu,cpuacct")
         for path in candidates if controller in ("cpu", "cpuacct") else candidates[:1]:
-            if path != self._unified and (path / "cgroup.procs").exists():
+            if (path / "cgroup.procs").exists():
                 return path
         return None
 

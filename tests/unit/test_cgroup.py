@@ -127,8 +127,19 @@ def tree(tmp_path):
     return make
 
 
+# Cgroups of version 2 that somebody called by the names of version 1 controllers.
+V2_MISLEADING = {**V2, "cpu/cgroup.procs": "", "memory/cgroup.procs": "", "pids/cgroup.procs": ""}
+
+
 @pytest.mark.parametrize(
-    ("files", "version", "v1_cpu"), [(V1, "v1", True), (V2, "v2", False), (HYBRID, "hybrid", True), ({}, "none", False)]
+    ("files", "version", "v1_cpu"),
+    [
+        (V1, "v1", True),
+        (V2, "v2", False),
+        (V2_MISLEADING, "v2", False),
+        (HYBRID, "hybrid", True),
+        ({}, "none", False),
+    ],
 )
 def test_the_version_is_seen(tree, files, version, v1_cpu):
     made = tree(files)
