@@ -9,6 +9,8 @@ import errno as codes
 import os
 import platform
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,8 +28,10 @@ OBJECTS = Path(__file__).parent.parent / "bpf" / "obj"
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _SELF_ATTACHING = ("tp_btf/", "raw_tp/", "raw_tracepoint/", "tp/", "tracepoint/")
 
-# A load holds the kernel's whole BTF, some 10 MB: one at a time bounds what start-up takes.
+# A load holds the kernel's whole BTF, some 10 MB: one at a time bounds what start-up takes. One that hangs
+# in the kernel must not keep the others, though.
 _loading = threading.Lock()
+_LOADING_WAIT_S = 5.0
 
 lib.log_install()
 
@@ -137,7 +141,7 @@ class Object:
     def load(self) -> None:
         """Loads maps and programs; BpfLoadError with the verifier's last lines, UnavailableError where the
         machine lacks a capability, BTF or a hook."""
-        with _loading, self._guard:
+        with _one_at_a_time(), self._guard:
             lib.log_clear()
             failed = lib.bpf_object__load(self._handle)
             log = _log()
@@ -229,6 +233,16 @@ class Object:
         if found == ffi.NULL:
             raise BpfMapError(f"{self.name} has no map '{name}'", errno=codes.ENOENT)
         return found
+
+
+@contextmanager
+def _one_at_a_time() -> Generator[None, None, None]:
+    alone = _loading.acquire(timeout=_LOADING_WAIT_S)
+    try:
+        yield
+    finally:
+        if alone:
+            _loading.release()
 
 
 def _log() -> str:

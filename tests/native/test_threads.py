@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from eagle_eye.native import bpf
 from eagle_eye.native.bpf import Object
 from eagle_eye.native.errors import BpfError, BpfLoadError, EagleEyeError, UnavailableError
 
@@ -30,6 +31,13 @@ def test_each_thread_is_told_its_own_failure(opened, compiled):
         assert "no_such_hook" not in refused
         assert missing.startswith(UnavailableError.__name__)
         assert "eagle_eye_no_such_hook" in missing
+
+
+def test_a_load_that_hangs_does_not_keep_the_others(opened, monkeypatch):
+    monkeypatch.setattr(bpf, "_LOADING_WAIT_S", 0.05)
+    with bpf._loading:
+        opened("rings").load()
+    assert not bpf._loading.locked()
 
 
 def test_close_while_other_threads_use_the_object(opened, compiled):
