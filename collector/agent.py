@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 import structlog
 
@@ -81,9 +82,11 @@ class Agent:
             stack.push_async_callback(self.publisher.stop, PUBLISHER_STOP_S)
             await self.web.start()
             stack.push_async_callback(self.web.close)
-            schedule = await self._start_probes(stack)
-            await self._work(schedule, stop)
-            await schedule.last_round(LAST_ROUND_S)
+            schedule = self._make_schedule()
+            stack.push_async_callback(self._stop_probes)
+            await self._until(stop, self._work(schedule))
+            if self._schedule is not None:
+                await schedule.last_round(LAST_ROUND_S)
             log.info("stopping")
 
     @property
@@ -95,27 +98,26 @@ class Agent:
             self.publisher.health(),
         )
 
-    async def _start_probes(self, stack: AsyncExitStack) -> Schedule:
+    def _make_schedule(self) -> Schedule:
         self._runners = [Runner(spec, self._context(spec), self._take_events) for spec in self._specs]
         composer = Composer(node=self._settings.node, cluster=self._settings.cluster, boot_id=self._boot_id)
-        schedule = Schedule(
-            self._runners, composer, self._settings.interval_ns, lambda: self.health, self._take_snapshot
-        )
-        stack.push_async_callback(self._stop_probes)
+        return Schedule(self._runners, composer, self._settings.interval_ns, lambda: self.health, self._take_snapshot)
+
+    async def _work(self, schedule: Schedule) -> None:
         await schedule.first_round(FIRST_ROUND_S)
         self._refuse_impossible()
         self._schedule = schedule
-        return schedule
+        await schedule.run()
 
-    async def _work(self, schedule: Schedule, stop: asyncio.Event) -> None:
-        beats = asyncio.create_task(schedule.run(), name="schedule")
+    async def _until(self, stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+        working = asyncio.create_task(work, name="schedule")
         told = asyncio.create_task(stop.wait(), name="stop")
-        await asyncio.wait({beats, told}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (beats, told):
+        await asyncio.wait({working, told}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (working, told):
             task.cancel()
-        await asyncio.wait({beats, told})
-        if not beats.cancelled():
-            beats.result()
+        await asyncio.wait({working, told})
+        if not working.cancelled():
+            working.result()
 
     async def _stop_probes(self) -> None:
         stopped = await asyncio.gather(*(runner.stop(PROBE_STOP_S) for runner in self._runners))
