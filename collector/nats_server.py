@@ -122,17 +122,23 @@ class NatsServer:
                 if asyncio.get_running_loop().time() > end_s:
                     raise
             except OSError as error:
-                raise UnavailableError(
-                    f"{self._directory} cannot be written: {error.strerror}",
-                    remedy="give a writable directory with --state-dir",
-                ) from error
+                raise self._unwritable(error) from error
             await asyncio.sleep(0.1)
+
+    def _unwritable(self, error: OSError) -> UnavailableError:
+        return UnavailableError(
+            f"{self._directory} cannot be written: {error.strerror}",
+            remedy="give a directory with --state-dir that is writable and has room",
+        )
 
     # One process
 
     async def _launch(self, binary: Path, deadline_s: float) -> None:
         config = self._directory / "server.conf"
-        config.write_text(json.dumps(self._config(), indent=2, ensure_ascii=False))
+        try:
+            config.write_text(json.dumps(self._config(), indent=2, ensure_ascii=False))
+        except OSError as error:
+            raise self._unwritable(error) from error
         for stale in self._directory.glob("*.ports"):
             stale.unlink(missing_ok=True)
         assert self._lock is not None

@@ -89,6 +89,7 @@ class Publisher:
         stream_bytes: int = 256 * 2**20,
     ) -> None:
         options.check()
+        self._state_dir = str(state_dir)
         self.subjects = Subjects(cluster, node)
         self._content_type = f"application/{encoding}"
         self._encode = _encoder(encoding)
@@ -124,6 +125,8 @@ class Publisher:
         self._connection.state = "stopped"
         await self._outbox.stop(max(0.1, end_s - loop.time()))
         log.info("nats publisher stopped", events_left_in_spool=self._outbox.spooled)
+        if lost := self._outbox.dropped["stopped"]:
+            log.warning("events lost: neither NATS nor the disk took them", count=lost, state_dir=self._state_dir)
 
     async def _flush(self) -> None:
         while (client := self._connection.client) and (self._outbox.queued or self._lossy.waiting):

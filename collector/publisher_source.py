@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..native.errors import UsageError
 from ..probes.probe import Metric, Series
 from .exporter import Source
 from .nats_options import NatsOptions
@@ -27,6 +28,8 @@ SPOOL_BYTES = Metric("eagle_eye_nats_spool_bytes", "gauge", "Disk space that wai
 PUBLISHED = Metric("eagle_eye_nats_snapshots_published_total", "counter", "Snapshots that the NATS server has read.")
 LOST = Metric("eagle_eye_nats_snapshots_dropped_total", "counter", "Snapshots not sent, by reason.", ("reason",))
 
+MAX_SECRET_BYTES = 4096
+
 METRICS = (
     CONNECTED, CONNECTS, ROUND_TRIP, PRODUCED, ACKED, DUPLICATE, QUEUED, EVENTS_LOST, SPOOL_BYTES, PUBLISHED, LOST,
 )  # fmt: skip
@@ -45,14 +48,14 @@ def make_publisher(settings: Settings, state_dir: Path) -> Publisher:
 
 
 def nats_options(settings: NatsSettings) -> NatsOptions:
-    """Secrets are read from their files here, never from flags or the environment."""
+    """Secrets are read from their files here, never from flags or the environment. Raises UsageError."""
     return NatsOptions(
         servers=tuple(url.strip() for url in (settings.url or "").split(",") if url.strip()),
         credentials_file=settings.credentials,
         nkey_file=settings.nkey,
         user=settings.user or "",
-        password=_secret(settings.password_file),
-        token=_secret(settings.token_file),
+        password=_secret(settings.password_file, "password_file"),
+        token=_secret(settings.token_file, "token_file"),
         tls_ca=settings.tls_ca,
         tls_certificate=settings.tls_cert,
         tls_key=settings.tls_key,
@@ -82,5 +85,15 @@ def _series(now: PublisherStatistics) -> Iterator[Series]:
         yield Series(LOST, count, (reason,))
 
 
-def _secret(path: Path | None) -> str:
-    return path.read_text().strip() if path is not None else ""
+def _secret(path: Path | None, setting: str) -> str:
+    if path is None:
+        return ""
+    try:
+        with path.open("rb") as file:
+            secret = file.read(MAX_SECRET_BYTES + 1).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UsageError(f"nats.{setting}: {path} cannot be read: {reason}") from None
+    if not secret or len(secret) > MAX_SECRET_BYTES:
+        raise UsageError(f"nats.{setting}: {path} is {'longer than a secret' if secret else 'empty'}")
+    return secret

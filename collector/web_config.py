@@ -124,7 +124,8 @@ def read_web_config(path: Path) -> WebConfig:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path}: {reason}", remedy="name a readable file with --web-config") from None
     try:
         return parse_web_config(content)
     except UsageError as error:

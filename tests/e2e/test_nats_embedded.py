@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -93,6 +94,21 @@ async def test_a_directory_that_cannot_be_written(embedded, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UnavailableError, match="cannot be written: Not a directory") as caught:
         await embedded(tmp_path / "file").start()
+    assert "--state-dir" in caught.value.remedy
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+async def test_a_full_disk_is_named_with_the_way_out(embedded, tmp_path):
+    disk = tmp_path / "full"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], check=True)
+    try:
+        with contextlib.suppress(OSError):
+            (disk / "fill").write_bytes(b"x" * 2**20)
+        with pytest.raises(UnavailableError, match="No space left on device") as caught:
+            await embedded(disk).start()
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
     assert "--state-dir" in caught.value.remedy
 
 

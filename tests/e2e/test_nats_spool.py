@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from eagle_eye.native.errors import UsageError
 
@@ -209,6 +210,19 @@ async def test_a_state_directory_that_cannot_be_made(server, publisher, event, u
 
     (tmp_path / "file").unlink()
     await until(lambda: agent.health().state == "ok")
+
+
+async def test_what_is_lost_at_a_stop_is_told(server, publisher, event, tmp_path):
+    (tmp_path / "file").write_text("")
+    agent = await publisher(server().url, state_dir=tmp_path / "file")
+    for number in range(1, 8):
+        agent.publish_event(event(number))
+    with capture_logs() as lines:
+        await agent.stop(1.0)
+
+    told = [line for line in lines if line["event"].startswith("events lost")]
+    assert [line["count"] for line in told] == [7]
+    assert agent.statistics().events_dropped["stopped"] == 7
 
 
 @root_only
