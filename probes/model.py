@@ -1,7 +1,8 @@
 """The types that all parts share. Frozen; units are in the field names.
 
 Every `at_ns` is CLOCK_MONOTONIC in nanoseconds, equal to `bpf_ktime_get_ns`; times of two nodes
-compare only through `at_ns + wall_offset_ns` of their snapshots or events.
+compare only through `at_ns + wall_offset_ns` of their snapshots or events. What is published by itself
+(Snapshot, Event, Stall, Finding) has every field, `schema` among them; its parts leave defaults out.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Reading(Struct, frozen=True):
     values: dict[str, float]
 
 
-class Event(Struct, frozen=True, omit_defaults=True):
-    """A timestamped fact. `id` is boot_id:probe:seq, unique for ever, and deduplicates on NATS."""
+class Event(Struct, frozen=True):
+    """A timestamped fact. `id` is boot_id:probe:time (kernel log: record number), and deduplicates on NATS."""
 
     id: str
     kind: str
@@ -109,7 +110,7 @@ class Cause(Struct, frozen=True):
     evidence: tuple[str, ...] = ()
 
 
-class Stall(Struct, frozen=True, omit_defaults=True):
+class Stall(Struct, frozen=True):
     """A slow step or a stuck call, explained; causes are ranked, largest share first."""
 
     id: str
@@ -154,7 +155,7 @@ class Snapshot(Struct, frozen=True):
     schema: int = SCHEMA_VERSION
 
 
-class Finding(Struct, frozen=True, omit_defaults=True):
+class Finding(Struct, frozen=True):
     """A diagnosis: one cause, a confidence (0 to 1), the evidence and an action."""
 
     id: str

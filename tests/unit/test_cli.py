@@ -199,6 +199,8 @@ def test_schema_accepts_what_is_published_and_refuses_what_is_not(capsys):
 
     published = msgspec.json.decode(msgspec.json.encode(event))
     assert validator.is_valid(published)
+    assert published["schema"] == model.SCHEMA_VERSION
+    assert published["severity"] == "info"
     assert not validator.is_valid({**published, "at_ns": "1"})
     assert not validator.is_valid({**published, "severity": "bad"})
 
