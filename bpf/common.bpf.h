@@ -20,22 +20,6 @@ enum cgroup_hierarchy {
 	CGROUP_V1_PIDS = 3,
 };
 
-/* Index of the smallest power of two that is not below `value`: bucket i holds (2^(i-1), 2^i], so that
- * 2^i is an inclusive upper bound as Prometheus has it. At most `last`. */
-static __always_inline __u32 log2_bucket(__u64 value, __u32 last)
-{
-	__u64 v = value > 1 ? value - 1 : 0;
-	__u32 i = v != 0;
-
-	if (v >> 32) { i += 32; v >>= 32; }
-	if (v >> 16) { i += 16; v >>= 16; }
-	if (v >> 8) { i += 8; v >>= 8; }
-	if (v >> 4) { i += 4; v >>= 4; }
-	if (v >> 2) { i += 2; v >>= 2; }
-	if (v >> 1) { i += 1; }
-	return i < last ? i : last;
-}
-
 /* This CPU's entry of an array with one entry per CPU. */
 static __always_inline void *this_cpu_entry(void *map)
 {
@@ -85,13 +69,6 @@ static __always_inline __u32 task_last_cpu(struct task_struct *task)
 	return ((struct task_struct___old *)task)->cpu;
 }
 
-static __always_inline __u64 task_start_boottime_ns(struct task_struct *task)
-{
-	if (bpf_core_field_exists(task->start_boottime))
-		return task->start_boottime;
-	return ((struct task_struct___old *)task)->real_start_time;
-}
-
 /* Pages of one kind (MM_ANONPAGES, …), signed. Since v6.2 an estimate: what CPUs hold back is not in it.
  * A macro, because CO-RE relocates an array element only where the index is a constant. The older array is
  * read by helper: the verifiers of 5.10 and 6.1 follow no array whose element type is a typedef. */
@@ -139,6 +116,13 @@ static __always_inline __u64 task_cgroup_id(struct task_struct *task, __u32 hier
 		 ? (int)bpf_core_enum_value(enum cgroup_subsys_id, controller)                                   \
 		 : -1)
 
+static __always_inline __u64 unproven_kernfs_id(struct kernfs_node *node)
+{
+	struct kernfs_node___old *old = (void *)node;
+
+	return bpf_core_field_exists(old->id.id) ? BPF_CORE_READ(old, id.id) : BPF_CORE_READ(node, id);
+}
+
 /* As task_cgroup_id(), for a task that the verifier does not vouch for (bpf_get_current_task(), a stored
  * pointer): reads by helper. */
 static __always_inline __u64 unproven_cgroup_id(struct task_struct *task, __u32 hierarchy)
@@ -150,12 +134,12 @@ static __always_inline __u64 unproven_cgroup_id(struct task_struct *task, __u32 
 						    : CGROUP_V1_INDEX(pids_cgrp_id);
 
 	if (hierarchy == CGROUP_UNIFIED)
-		return BPF_CORE_READ(set, dfl_cgrp, kn, id);
+		return unproven_kernfs_id(BPF_CORE_READ(set, dfl_cgrp, kn));
 	if (index < 0)
 		return 0;
 	bpf_probe_read_kernel(&css, sizeof(css),
 			      (void *)set + bpf_core_field_offset(struct css_set, subsys) + sizeof(css) * index);
-	return BPF_CORE_READ(css, cgroup, kn, id);
+	return unproven_kernfs_id(BPF_CORE_READ(css, cgroup, kn));
 }
 
 #endif
