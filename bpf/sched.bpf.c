@@ -17,10 +17,12 @@ const volatile __u32 cgroup_hierarchy = CGROUP_UNIFIED;
 const volatile bool use_task_storage = true;
 
 /* Since when a task waits, and on which CPU's queue; at_ns 0 while it does not wait. `half_asleep`: it was
- * preempted on its way to sleep, so that a wake-up may find it on the queue. `told_ns`: of its last event. */
+ * preempted on its way to sleep, so that a wake-up may find it on the queue. `told_at_ns` and `told_wait_ns`:
+ * of its last event. */
 struct queued {
 	__u64 at_ns;
-	__u64 told_ns;
+	__u64 told_at_ns;
+	__u64 told_wait_ns;
 	__u32 cpu;
 	__u32 half_asleep;
 };
@@ -117,8 +119,8 @@ static __always_inline void enqueue(struct queued *queued, __u32 cpu, __u64 now_
 }
 
 /* The turn of `task` is over. Short turns are left out, so that the few places hold what matters; one that goes
- * on after a short break is the same turn, under the name and cgroup that the task has by now. A turn that we did not see begin is left out: the first, and
- * one that follows a switch which the kernel did not trace. */
+ * on after a short break is the same turn, under the name and cgroup that the task has by now. A turn that we
+ * did not see begin is left out: the first, and one that follows a switch which the kernel did not trace. */
 static __noinline void end_stint(struct cpu_runs *run, struct task_struct *task, __u64 now_ns)
 {
 	struct stint *stint = &run->stints[run->newest % STINTS];
@@ -214,14 +216,15 @@ static __noinline void blame(struct sched_long_wait *wait, struct cpu_runs *run)
 	name_running(wait, run, held_ns(run, run->running_pid, from_ns, to_ns));
 }
 
-/* One task that waits again and again leaves room for others. */
-static __always_inline bool is_news(struct queued *queued, struct cpu_runs *run, __u64 now_ns)
+/* One task that waits again and again leaves room for others, unless it gets much worse. */
+static __always_inline bool is_news(struct queued *queued, struct cpu_runs *run, __u64 wait_ns, __u64 now_ns)
 {
-	if (queued->told_ns && now_ns - queued->told_ns < task_pause_ns)
+	if (queued->told_at_ns && now_ns - queued->told_at_ns < task_pause_ns && wait_ns < 2 * queued->told_wait_ns)
 		return false;
 	if (!rate_allows(&run->events, now_ns, events_per_second))
 		return false;
-	queued->told_ns = now_ns;
+	queued->told_at_ns = now_ns;
+	queued->told_wait_ns = wait_ns;
 	return true;
 }
 
@@ -235,7 +238,7 @@ static __noinline void report(struct task_struct *task, struct queued *queued, _
 	if (!stat || !run || !queued_run)
 		return;
 	stat->long_waits++;
-	if (!is_news(queued, run, now_ns)) {
+	if (!is_news(queued, run, wait_ns, now_ns)) {
 		stat->rate_limited++;
 		return;
 	}

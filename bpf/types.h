@@ -252,7 +252,8 @@ struct task_struct {
 	struct thread_info thread_info;
 	unsigned int __state;
 	unsigned int flags;
-	int on_cpu;
+	/* One byte on newer kernels (seen in 7.2). Unsigned here: libbpf adapts the width of no other load. */
+	unsigned int on_cpu;
 	int prio;
 	int static_prio;
 	int normal_prio;

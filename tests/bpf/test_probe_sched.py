@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,8 @@ def test_waits_equal_the_kernels_own_accounting(running, variant, values, python
     # The waits of tasks that end meanwhile are in the histogram, but no longer in /proc: wait for a calm second.
     for _ in range(6):
         shorter, longer = ratios()
-        assert (longer < 1.05).all(), "no wait is missed"
+        # A switch that the kernel leaves untraced hides the end of one wait, a short one as a rule.
+        assert (longer < (1.1, 1.5)).all(), "waits are missed"
         if (shorter > 0.95).all():
             return
     pytest.fail("waits are told twice, or too long")
@@ -207,9 +209,12 @@ def test_one_task_leaves_room_for_others(running, finish, python):
     spinners = [python(SPIN, cpu=CPU) for _ in range(4)]
     time.sleep(2.5)
 
-    told = [event.attributes["pid"] for event in finish(probe).events]
+    events = finish(probe).events
     for spinner in spinners:
-        assert 1 <= told.count(spinner.pid) <= 3
+        own = [event for event in events if event.attributes["pid"] == spinner.pid]
+        told = [(event.at_ns, event.attributes["wait_seconds"]) for event in own]
+        assert told
+        assert all(at - before >= 1e9 or wait >= 2 * last for (before, last), (at, wait) in pairwise(told))
 
 
 def test_events_are_bounded_and_the_rest_is_counted(running, finish, values, python):

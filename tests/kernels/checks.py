@@ -20,6 +20,8 @@ RUNS = 23
 MAX_UNTRACKED = 23
 # Kernel workers come and go between two looks.
 MAX_BORN_BETWEEN = 5
+# What CPUs (64 pages each) or, on older kernels, threads keep in counters of their own.
+MAX_HELD_BACK_BYTES = 64 * 4096 * (os.cpu_count() or 1)
 CONTAINER = "0123456789abcdef" * 4
 POD = f"kubepods.slice/cri-containerd-{CONTAINER}.scope"
 MARK_VICTIM = Path("/sys/kernel/tracing/events/oom/mark_victim/format")
@@ -38,6 +40,8 @@ def any_probe(spec: Spec) -> Outcome:
 
 def outcome(probe: Watched, variant: str = "", detail: str = "") -> Outcome:
     lost = probe.lost()
+    # A bound that the probe keeps; what a check waits for has come all the same.
+    lost.pop("rate_limited", 0)
     untracked = lost.pop("untracked", 0)
     expect(not lost, f"evidence was lost: {lost}")
     expect(untracked < MAX_UNTRACKED, f"{untracked} waits were not tracked")
@@ -125,7 +129,8 @@ def process(spec: Spec) -> Outcome:
         expect(oom["cgroup_limit_bytes"] == 16 << 20, f"the limit is {oom['cgroup_limit_bytes']}")
         resident = victim_as_logged(victim)
         told = {kind: oom[f"{kind}_bytes"] for kind in resident}
-        expect(told == resident, f"memory of the victim: {told}, the kernel log has {resident}")
+        far = [kind for kind in resident if abs(told[kind] - resident[kind]) > MAX_HELD_BACK_BYTES]
+        expect(not far and told["total_vm"] == resident["total_vm"], f"victim: {told}, kernel log: {resident}")
         counted = {reason: probe.value(EXITS, reason=reason) - count for reason, count in before.items()}
         # The killer ends well, too.
         expect(counted == {"ok": RUNS + 1, "error": 1, "signal": 1, "oom": 1}, f"exits: {counted}")
