@@ -20,10 +20,10 @@ TRACEFS_PATHS = (Path("/sys/kernel/tracing/events"), Path("/sys/kernel/debug/tra
 CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 21, 38, 39
 
 CAPABILITY_REMEDY = (
-    "run as root, or give the process CAP_BPF and CAP_PERFMON (systemd: AmbientCapabilities=, "
-    "Kubernetes: securityContext.capabilities.add); kernels before 5.8 need CAP_SYS_ADMIN"
+    "run it with sudo, or its container with --cap-add BPF --cap-add PERFMON --cap-add SYSLOG "
+    "(before Linux 5.8: --cap-add SYS_ADMIN)"
 )
-BTF_REMEDY = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y; distribution kernels since 2021 are"
+BTF_REMEDY = "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as distributions have it since 2021"
 TRACEFS_REMEDY = "mount -t tracefs tracefs /sys/kernel/tracing"
 MEMLOCK_REMEDY = "ulimit -l unlimited (systemd: LimitMEMLOCK=infinity); kernels since 5.11 need no such limit"
 

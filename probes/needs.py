@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from ..native.errors import EagleEyeError, UnavailableError
+from ..native.failures import BTF_REMEDY, CAPABILITY_REMEDY
 from .cgroup import CgroupTree
 from .paths import Paths
 
@@ -63,6 +64,8 @@ def _in_btf(paths: Paths, name: bytes) -> bool:
 
 
 def _task_storage(paths: Paths) -> str:
+    if _btf(paths):
+        return "without type information nothing tells whether the kernel has task storage"
     return "" if _in_btf(paths, b"bpf_task_storage_get") else "the kernel has no task storage (since Linux 5.11)"
 
 
@@ -125,7 +128,7 @@ NEEDS: dict[str, Need] = {
             "btf",
             "type information of the running kernel",
             _btf,
-            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as current distributions have it",
+            BTF_REMEDY,
         ),
         Need(
             "bpf_objects",
@@ -137,19 +140,19 @@ NEEDS: dict[str, Need] = {
             "cap_bpf",
             "CAP_BPF, to load BPF programs",
             _capability(_BPF, "CAP_BPF"),
-            "run it with sudo, or its container with --cap-add BPF",
+            CAPABILITY_REMEDY,
         ),
         Need(
             "cap_perfmon",
             "CAP_PERFMON, to attach programs to kernel events",
             _capability(_PERFMON, "CAP_PERFMON"),
-            "run it with sudo, or its container with --cap-add PERFMON",
+            CAPABILITY_REMEDY,
         ),
         Need(
             "cap_syslog",
             "CAP_SYSLOG, to read the kernel log and the addresses of kernel symbols",
             _capability(_SYSLOG, "CAP_SYSLOG"),
-            "run it with sudo, or its container with --cap-add SYSLOG",
+            CAPABILITY_REMEDY,
         ),
         Need(
             "memlock",

@@ -60,7 +60,9 @@ def row_of(trial: Trial, chosen: ProbeSettings, missing: Mapping[str, str]) -> d
     """What is told of one probe, as its JSON line has it."""
     spec = trial.spec
     needs = [_need(name, name in spec.needs, missing[name]) for name in (*spec.needs, *spec.optional)]
-    unmet = [need["remedy"] for need in sorted(needs, key=lambda need: not need["required"]) if need["missing"]]
+    unmet = [need for need in needs if need["missing"]]
+    required = [need["remedy"] for need in unmet if need["required"]]
+    remedies = [*required, trial.remedy, *(need["remedy"] for need in unmet)]
     return {
         "probe": spec.name,
         "state": trial.state,
@@ -68,7 +70,7 @@ def row_of(trial: Trial, chosen: ProbeSettings, missing: Mapping[str, str]) -> d
         "asked": chosen.asked,
         "help": spec.help,
         "reason": trial.reason,
-        "remedy": trial.remedy or (unmet[0] if unmet and trial.state != "ok" else ""),
+        "remedy": "" if trial.state == "ok" else next(filter(None, remedies), ""),
         "needs": needs,
         "cost": spec.cost,
         "took_seconds": round(trial.took_ns / 1e9, 3),

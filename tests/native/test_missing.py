@@ -44,7 +44,7 @@ def test_no_capabilities(compiled, in_child):
     said = in_child(step(compiled("rings"), "one.load()"), *NO_CAPABILITIES)
     assert said.startswith("UnavailableError 3 rings.bpf.o did not load: EPERM")
     assert "CAP_BPF and CAP_PERFMON missing" in said
-    assert "run as root" in said
+    assert "run it with sudo" in said
 
 
 def test_only_one_capability(compiled, in_child):

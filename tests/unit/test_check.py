@@ -169,7 +169,8 @@ def test_without_capabilities_the_answer_names_them_and_asking_is_status_3():
     assert done.returncode == 0
     assert rows["sched"]["state"] == "unavailable"
     assert "CAP_BPF" in rows["sched"]["reason"]
-    assert rows["sched"]["remedy"]
+    assert "--cap-add BPF --cap-add PERFMON" in rows["sched"]["remedy"]
+    assert rows["sched"]["remedy"] == rows["tasks"]["remedy"] == rows["process"]["remedy"]
     assert {need["name"] for need in rows["sched"]["needs"] if need["missing"]} >= {"cap_bpf", "cap_perfmon"}
     assert rows["tasks"]["state"] == "degraded"
     assert rows["pressure"]["state"] == "ok"

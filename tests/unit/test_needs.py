@@ -70,6 +70,11 @@ def test_no_proc_is_no_capability(tmp_path):
     assert effective_capabilities(Paths(proc=tmp_path)) == 0
 
 
+def test_without_btf_task_storage_is_unknown_not_absent(machine):
+    assert "type information" in NEEDS["task_storage"].missing(machine())
+    assert "5.11" in NEEDS["task_storage"].missing(machine(btf=("anything",)))
+
+
 def test_memlock_matters_only_where_the_kernel_counts_it(machine, monkeypatch):
     missing = NEEDS["memlock"].missing
     monkeypatch.setattr(resource, "getrlimit", lambda _: (8 << 20, 8 << 20))
