@@ -22,6 +22,7 @@ import pytest_asyncio
 
 COMMAND = Path(sys.executable).parent / "eagle-eye"
 KMSG = Path("/dev/kmsg")
+ROOT = Path(__file__).resolve().parents[2]
 URL = re.compile(r"^(nats|metrics)_url=(\S+)$", re.MULTILINE)
 
 if os.geteuid() != 0:
@@ -305,6 +306,9 @@ async def test_the_page_is_lawful_for_promtool(running):
     )
 
     assert checked.returncode == 0, checked.stdout + checked.stderr
+    tables = [(ROOT / folder / "README.md").read_text() for folder in ("probes", "collector")]
+    shown = re.findall(r"^# HELP (\S+)", page(run), re.MULTILINE)
+    assert [name for name in shown if not any(f"| `{name}` |" in table for table in tables)] == []
     for name in (
         "eagle_eye_sched_run_queue_seconds_bucket", "eagle_eye_sched_context_switches_total",
         "eagle_eye_sched_long_waits_total", "eagle_eye_tasks_uninterruptible", "eagle_eye_tasks_stuck",

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,8 @@ def c_files():
 
 
 def every_metric() -> list[tuple[str, Metric]]:
-    return [(spec.name, metric) for spec in PROBES for metric in spec.metrics]
+    agent = runpy.run_path(str(ROOT / "tests/docs_tables.py"))["agent_metrics"]()
+    return [*((spec.name, metric) for spec in PROBES for metric in spec.metrics), *(("agent", one) for one in agent)]
 
 
 def test_links_for_type_checkers_are_the_package():
@@ -48,6 +50,19 @@ def test_imports_across_folders_are_relative():
     ]
 
     assert absolute == []
+
+
+def test_imports_go_down_the_floors_only():
+    upward = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in python_files()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level == len(path.relative_to(ROOT).parts) and node.module
+        if (own := path.relative_to(ROOT).parts[0]) != (other := node.module.split(".")[0])
+        if other in FLOORS and FLOORS.index(other) > FLOORS.index(own)
+    ]
+
+    assert upward == []
 
 
 def test_only_the_command_line_prints_and_exits():
