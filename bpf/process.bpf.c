@@ -22,11 +22,7 @@ const volatile __u32 cgroup_hierarchy = CGROUP_UNIFIED;
 const volatile __u32 memory_hierarchy = CGROUP_UNIFIED;
 
 /* Signals have their own bound, so that a storm of ordinary exits hides no kill. */
-struct rates {
-	struct rate exec;
-	struct rate exit;
-	struct rate killed;
-};
+static struct rate exec_rate, exit_rate, killed_rate;
 
 struct signal_key {
 	__u32 pid;
@@ -56,13 +52,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct process_stats);
 } stats SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct rates);
-} rates SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -111,14 +100,13 @@ SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
 	struct process_stats *stat = this_cpu_entry(&stats);
-	struct rates *rate = this_cpu_entry(&rates);
 	__u64 now_ns = bpf_ktime_get_ns();
 	struct process_exec *exec;
 
-	if (!stat || !rate)
+	if (!stat)
 		return 0;
 	stat->execs++;
-	if (!rate_allows(&rate->exec, now_ns, events_per_second)) {
+	if (!rate_allows(&exec_rate, now_ns, events_per_second)) {
 		stat->rate_limited++;
 		return 0;
 	}
@@ -192,18 +180,17 @@ SEC("tp_btf/sched_process_exit")
 int BPF_PROG(on_exit, struct task_struct *task)
 {
 	struct process_stats *stat = this_cpu_entry(&stats);
-	struct rates *rate = this_cpu_entry(&rates);
 	struct task_struct *leader = task->group_leader;
 	__u64 now_ns = bpf_ktime_get_ns();
 	struct process_exit *exit;
 	__u32 status, reason;
 
-	if (!stat || !rate || task->flags & PF_KTHREAD || !is_group_dead(task, ctx))
+	if (!stat || task->flags & PF_KTHREAD || !is_group_dead(task, ctx))
 		return 0;
 	status = wait_status(leader) & 0xffff;
 	reason = exit_reason(task, status);
 	stat->exits[reason & (EXIT_REASONS - 1)]++;
-	if (!rate_allows(reason >= PROCESS_EXIT_SIGNAL ? &rate->killed : &rate->exit, now_ns, events_per_second)) {
+	if (!rate_allows(reason >= PROCESS_EXIT_SIGNAL ? &killed_rate : &exit_rate, now_ns, events_per_second)) {
 		stat->rate_limited++;
 		return 0;
 	}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* A bound on events per second and CPU, kept where the events arise. */
+/* A bound on the events per second of the whole node, kept where the events arise. */
 #ifndef EAGLE_EYE_RATE_BPF_H
 #define EAGLE_EYE_RATE_BPF_H
 
@@ -7,19 +7,20 @@
 
 struct rate {
 	__u64 second_start_ns;
-	__u32 used;
-	__u32 reserved;
+	__u64 used;
 };
 
+/* CPUs that ask at the same moment may both get the last place: no lock is worth so little. Another CPU may
+ * have begun a second after this one looked at the clock. */
 static __always_inline bool rate_allows(struct rate *rate, __u64 now_ns, __u32 per_second)
 {
-	if (now_ns - rate->second_start_ns >= 1000000000ULL) {
+	if ((__s64)(now_ns - rate->second_start_ns) >= 1000000000LL) {
 		rate->second_start_ns = now_ns;
 		rate->used = 0;
 	}
 	if (rate->used >= per_second)
 		return false;
-	rate->used++;
+	__sync_fetch_and_add(&rate->used, 1);
 	return true;
 }
 

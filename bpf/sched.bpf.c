@@ -16,6 +16,8 @@ const volatile __u64 task_pause_ns = 1000000000;
 const volatile __u32 cgroup_hierarchy = CGROUP_UNIFIED;
 const volatile bool use_task_storage = true;
 
+static struct rate event_rate;
+
 /* Since when a task waits, and on which CPU's queue; at_ns 0 while it does not wait. `half_asleep`: it was
  * preempted on its way to sleep, so that a wake-up may find it on the queue. `told_at_ns` and `told_wait_ns`:
  * of its last event. */
@@ -44,7 +46,6 @@ struct cpu_runs {
 	__u64 running;
 	__u32 running_pid;
 	__u32 newest;
-	struct rate events;
 	struct stint stints[STINTS];
 };
 
@@ -217,11 +218,11 @@ static __noinline void blame(struct sched_long_wait *wait, struct cpu_runs *run)
 }
 
 /* One task that waits again and again leaves room for others, unless it gets much worse. */
-static __always_inline bool is_news(struct queued *queued, struct cpu_runs *run, __u64 wait_ns, __u64 now_ns)
+static __always_inline bool is_news(struct queued *queued, __u64 wait_ns, __u64 now_ns)
 {
 	if (queued->told_at_ns && now_ns - queued->told_at_ns < task_pause_ns && wait_ns < 2 * queued->told_wait_ns)
 		return false;
-	if (!rate_allows(&run->events, now_ns, events_per_second))
+	if (!rate_allows(&event_rate, now_ns, events_per_second))
 		return false;
 	queued->told_at_ns = now_ns;
 	queued->told_wait_ns = wait_ns;
@@ -232,13 +233,13 @@ static __noinline void report(struct task_struct *task, struct queued *queued, _
 {
 	__u32 queued_cpu = queued->cpu;
 	struct sched_stats *stat = this_cpu_entry(&stats);
-	struct cpu_runs *run = this_cpu_entry(&runs), *queued_run = bpf_map_lookup_elem(&runs, &queued_cpu);
+	struct cpu_runs *run = bpf_map_lookup_elem(&runs, &queued_cpu);
 	struct sched_long_wait *wait;
 
-	if (!stat || !run || !queued_run)
+	if (!stat || !run)
 		return;
 	stat->long_waits++;
-	if (!is_news(queued, run, wait_ns, now_ns)) {
+	if (!is_news(queued, wait_ns, now_ns)) {
 		stat->rate_limited++;
 		return;
 	}
@@ -254,7 +255,7 @@ static __noinline void report(struct task_struct *task, struct queued *queued, _
 	wait->queued_cpu = queued_cpu;
 	wait->run_cpu = bpf_get_smp_processor_id();
 	BPF_CORE_READ_INTO(&wait->comm, task, comm);
-	blame(wait, queued_run);
+	blame(wait, run);
 	ring_submit(wait);
 }
 

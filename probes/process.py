@@ -29,8 +29,7 @@ EVENTS_PER_SECOND = Option(
     "events_per_second",
     "integer",
     200,
-    "bound on each of: exec events, exit events, events of exits by signal; for this node, shared out over its "
-    "CPUs; what is above is counted",
+    "bound on each of: exec events, exit events, events of exits by signal, of this node; what is above is counted",
     minimum=1,
     maximum=10_000,
 )
@@ -190,14 +189,12 @@ def exit_severity(reason: str, signal_name: str) -> Severity:
 def _load(context: Context, cgroups: Cgroups, ring_bytes: int) -> Object:
     from ..native.bpf import Object, possible_cpus
 
-    cpus = possible_cpus()
     program = Object.named("process")
-    for per_cpu in ("stats", "rates"):
-        program.resize(per_cpu, cpus)
+    program.resize("stats", possible_cpus())
     for ring in _RINGS:
         program.resize(ring, ring_bytes)
     program.set_constants(
-        events_per_second=-(-context.options["events_per_second"] // cpus),
+        events_per_second=context.options["events_per_second"],
         cgroup_hierarchy=cgroups.hierarchy(),
         memory_hierarchy=cgroups.hierarchy("memory"),
     )

@@ -38,7 +38,7 @@ EVENTS_PER_SECOND = Option(
     "events_per_second",
     "integer",
     50,
-    "bound on reported waits of this node, shared out over its CPUs; what is above is counted",
+    "bound on reported waits of this node; what is above is counted",
     minimum=1,
     maximum=10_000,
 )
@@ -141,14 +141,13 @@ class SchedProbe:
 def _open(context: Context, cgroups: Cgroups, use_task_storage: bool) -> Object:
     from ..native.bpf import Object, possible_cpus
 
-    cpus = possible_cpus()
     program = Object.named("sched")
     for per_cpu in ("stats", "runs"):
-        program.resize(per_cpu, cpus)
+        program.resize(per_cpu, possible_cpus())
     program.set_constants(
         long_wait_ns=context.options["long_wait"],
         min_stint_ns=context.options["long_wait"] // _STINT_PART,
-        events_per_second=-(-context.options["events_per_second"] // cpus),
+        events_per_second=context.options["events_per_second"],
         cgroup_hierarchy=cgroups.hierarchy(),
         use_task_storage=use_task_storage,
     )

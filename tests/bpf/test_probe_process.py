@@ -202,6 +202,26 @@ def test_a_fork_storm_is_counted_and_hides_no_kill(running, finish, process, val
     assert last.dropped["ring_full"] == last.dropped["bad_record"] == 0
 
 
+KILLED = """
+import os
+os.sched_setaffinity(0, {%d})
+for _ in range(%d):
+    pid = os.fork()
+    pid or os.kill(os.getpid(), 9)
+    os.waitpid(pid, 0)
+"""
+
+
+def test_the_bound_is_of_the_node_although_one_cpu_has_all_the_events(running, finish):
+    probe = running(SPEC, events_per_second=40)
+    parent = subprocess.Popen([sys.executable, "-c", KILLED % (min(os.sched_getaffinity(0)), 35)])
+    parent.wait()
+
+    last = finish(probe)
+
+    assert len([event for event in last.events if event.attributes.get("parent_pid") == parent.pid]) == 35
+
+
 def test_every_record_is_an_event_or_a_counted_loss(running, finish, values):
     tiny = partial(ProcessProbe, ring_bytes=4096)
     probe = running(SPEC, tiny, events_per_second=10_000)
