@@ -138,6 +138,16 @@ def test_docs_follow_the_registry():
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_every_kind_of_event_is_documented():
+    names = "|".join(spec.name for spec in PROBES)
+    sources = "".join((ROOT / f"probes/{spec.name}.py").read_text() for spec in PROBES)
+    kinds = set(re.findall(rf'"((?:{names})\.[a-z_]+)"', sources))
+    text = (ROOT / "probes/README.md").read_text()
+
+    assert kinds >= {"sched.long_wait", "kmsg.lost"}
+    assert [kind for kind in sorted(kinds) if f"| `{kind}` |" not in text] == []
+
+
 def test_no_path_of_a_build_machine_is_in_the_repository():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
