@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ..probes.model import Health, Reading, Snapshot
-from ..probes.probe import Histogram, Sample, Series
+from ..probes.probe import Histogram, Metric, Sample, Series
 
 QUANTILES = (0.5, 0.99)
+HOST = "host"
+# What a device's own reading need not say again.
+DEVICE_LABELS = frozenset({"gpu", "uuid", "model"})
 
 
 class Composer:
@@ -31,6 +35,8 @@ class Composer:
     ) -> Snapshot:
         """`samples` are (probe, taken at, sample); probes that never succeeded are left out, not zero."""
         self._seq += 1
+        taken = [one for one in samples if one[1]]
+        readings = [reading for probe, at_ns, sample in taken for reading in self._readings(probe, at_ns, sample)]
         return Snapshot(
             node=self._node,
             cluster=self._cluster,
@@ -40,25 +46,26 @@ class Composer:
             at_ns=now_ns,
             wall_offset_ns=time.time_ns() - time.monotonic_ns(),
             interval_ns=interval_ns,
-            host=tuple(
-                Reading(entity="host", probe=probe, at_ns=at_ns, values=self._values(sample))
-                for probe, at_ns, sample in samples
-                if at_ns
-            ),
+            host=tuple(reading for reading in readings if reading.entity == HOST),
             health=tuple(health),
+            devices=tuple(device for _, _, sample in taken for device in sample.devices),
+            device_readings=tuple(reading for reading in readings if reading.entity != HOST),
+            topology=tuple(link for _, _, sample in taken for link in sample.topology),
         )
 
-    def _values(self, sample: Sample) -> dict[str, float]:
-        values: dict[str, float] = {}
+    def _readings(self, probe: str, at_ns: int, sample: Sample) -> Iterator[Reading]:
+        values: dict[str, dict[str, float]] = {HOST: {}}
         for series in sample.series:
+            of_entity = values.setdefault(series.entity, {})
             if isinstance(series.value, Histogram):
-                values.update(self._summary(series, series.value))
+                of_entity.update(self._summary(series, series.value))
             else:
-                values[series_key(series)] = series.value
-        return values
+                of_entity[series_key(series)] = series.value
+        for entity, found in values.items():
+            yield Reading(entity=entity, probe=probe, at_ns=sample.taken_ns.get(entity, at_ns), values=found)
 
     def _summary(self, series: Series, histogram: Histogram) -> dict[str, float]:
-        key = series_key(series)
+        key = f"{series.entity} {series_key(series)}"
         counts = histogram.counts
         added = _added(self._previous.get(key), counts)
         self._previous[key] = counts.copy()
@@ -81,11 +88,20 @@ def _added(previous: np.ndarray[Any, Any] | None, counts: np.ndarray[Any, Any]) 
 
 
 def series_key(series: Series, suffix: str = "", quantile: float | None = None) -> str:
-    """The series as Prometheus writes it: `name{label="value"}`."""
-    pairs = list(zip(series.metric.labels, series.labels, strict=True))
+    """The series as Prometheus writes it: `name{label="value"}`; without DEVICE_LABELS, unless it is the host's."""
+    return _key(series.metric, series.labels, series.entity == HOST, suffix, quantile)
+
+
+@lru_cache(maxsize=20_000)
+def _key(metric: Metric, labels: tuple[str, ...], is_host: bool, suffix: str, quantile: float | None) -> str:
+    pairs = [
+        (label, value)
+        for label, value in zip(metric.labels, labels, strict=True)
+        if is_host or label not in DEVICE_LABELS
+    ]
     if quantile is not None:
         pairs.append(("quantile", f"{quantile:g}"))
-    name = series.metric.name + suffix
+    name = metric.name + suffix
     if not pairs:
         return name
     return name + "{" + ",".join(f'{label}="{_escape(value)}"' for label, value in pairs) + "}"

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 SCHEMA_VERSION = 1
 
 type_names = (
-    "Device", "Reading", "Event", "Fault", "Step", "Cause", "Stall", "Health", "Snapshot", "Finding",
+    "Device", "DeviceLink", "Reading", "Event", "Fault", "Step", "Cause", "Stall", "Health", "Snapshot", "Finding",
 )  # fmt: skip
 
 Severity = Literal["info", "warning", "error", "fatal"]
@@ -24,7 +24,11 @@ Action = Literal["none", "watch", "restart_application", "drain", "reset_device"
 
 
 class Device(Struct, frozen=True, omit_defaults=True):
-    """Static identity of an accelerator; a MIG or vNPU instance names its parent's uuid."""
+    """Static identity of an accelerator; a MIG or vNPU instance names its parent's uuid.
+
+    `uuid` says which one it is; `index` is the vendor's number of it, which may change with every boot.
+    `numa_node` is -1 when the machine does not tell.
+    """
 
     vendor: str
     index: int
@@ -36,6 +40,23 @@ class Device(Struct, frozen=True, omit_defaults=True):
     serial: str = ""
     parent_uuid: str = ""
     simulated: bool = False
+    kind: Literal["gpu", "npu", "mig", "vnpu"] = "gpu"
+    vbios: str = ""
+    inforom: str = ""
+    numa_node: int = -1
+
+
+class DeviceLink(Struct, frozen=True, omit_defaults=True):
+    """How two devices reach each other, by uuid; `b` is "switch" where many meet in one.
+
+    `kind` is nvlink, hccs, or the closest thing that both share on PCIe: board, pcie_switch, pcie_switches,
+    host_bridge, numa_node, system. `count` is the number of parallel links.
+    """
+
+    a: str
+    b: str
+    kind: str
+    count: int = 1
 
 
 class Reading(Struct, frozen=True):
@@ -44,6 +65,7 @@ class Reading(Struct, frozen=True):
     Keys of `values` are Prometheus series: the metric name with its labels, if any, in braces.
     A histogram appears as a summary of the interval since the previous snapshot:
     `name{quantile="0.5"}`, `name{quantile="0.99"}`, and the running `name_count` and `name_sum`.
+    `entity` is "host" or a device's uuid; the keys then leave out the labels that only say which device it is.
     """
 
     entity: str
@@ -150,6 +172,7 @@ class Snapshot(Struct, frozen=True):
     health: tuple[Health, ...]
     devices: tuple[Device, ...] = ()
     device_readings: tuple[Reading, ...] = ()
+    topology: tuple[DeviceLink, ...] = ()
     engines: tuple[Step, ...] = ()
     faults: tuple[Fault, ...] = ()
     schema: int = SCHEMA_VERSION

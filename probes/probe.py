@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from msgspec import Struct
 
-from .model import Event, Severity
+from .model import Device, DeviceLink, Event, Severity
 from .options import Option
 from .paths import Paths
 
@@ -43,11 +43,15 @@ class Histogram(Struct, frozen=True, eq=False):
 
 
 class Series(Struct, frozen=True, eq=False):
-    """One value of one metric; `labels` are values in the order of the metric's label names."""
+    """One value of one metric; `labels` are values in the order of the metric's label names.
+
+    `entity` is what the value is of: "host" or a device's uuid.
+    """
 
     metric: Metric
     value: float | Histogram
     labels: tuple[str, ...] = ()
+    entity: str = "host"
 
 
 class Sample(Struct, frozen=True, eq=False):
@@ -55,12 +59,16 @@ class Sample(Struct, frozen=True, eq=False):
 
     `dropped` counts evidence lost since the probe started, by reason (`ring_full`, `rate_limited`, …).
     `degraded`, when not empty, says in one sentence what this probe cannot see here.
+    `taken_ns` says of an entity when its values were read, where that was not in this round.
     """
 
     series: Sequence[Series] = ()
     events: Sequence[Event] = ()
     dropped: Mapping[str, int] = {}
     degraded: str = ""
+    devices: Sequence[Device] = ()
+    topology: Sequence[DeviceLink] = ()
+    taken_ns: Mapping[str, int] = {}
 
 
 class Probe(Protocol):
