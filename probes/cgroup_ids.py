@@ -116,7 +116,7 @@ def walk(root: Path) -> Iterator[str]:
 
 
 def _children(root: Path, path: str) -> list[str]:
-    folder = root / path[1:]
+    folder = f"{root}{path}"
     try:
         # "." and the entry in the folder above: nothing is below.
         if os.stat(folder).st_nlink == 2:

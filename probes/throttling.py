@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from itertools import chain, islice
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -33,7 +33,7 @@ LEFT_OUT = Metric(
 )
 
 _PAUSE_NS = 5_000_000_000
-_FOLDERS_PER_ROUND = 6
+_FOLDERS_PER_ROUND = 10
 _READS_PER_ROUND = 16
 _MAX_REMEMBERED = 4096
 
@@ -91,22 +91,26 @@ class Throttling:
     def _walk_on(self, now_ns: int) -> None:
         folders = list(islice(self._walk, _FOLDERS_PER_ROUND))
         for path in folders:
-            if path not in self._fds and self._root and _has_quota(self._root / path[1:]):
-                self._follow(path)
+            if path not in self._fds:
+                self._consider(path)
         if len(folders) < _FOLDERS_PER_ROUND:
             self._walk = self._tree.walk("cpu")
             self._next_walk_ns = now_ns + _PAUSE_NS
             self.left_out, self._left_out_now = self._left_out_now, 0
 
+    def _consider(self, path: str) -> None:
+        try:
+            if _has_quota(f"{self._root}{path}"):
+                self._follow(path)
+        except OSError as error:
+            # Of other errors the cause is that the cgroup went away meanwhile.
+            self._left_out_now += error.errno in (errno.EMFILE, errno.ENFILE)
+
     def _follow(self, path: str) -> None:
         if len(self._fds) >= self._max_cgroups:
             self._left_out_now += 1
             return
-        assert self._root is not None
-        try:
-            self._fds[path] = os.open(self._root / path[1:] / "cpu.stat", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return
+        self._fds[path] = os.open(f"{self._root}{path}/cpu.stat", os.O_RDONLY | os.O_CLOEXEC)
         self._read(path)
 
     def _read_next(self) -> None:
@@ -151,10 +155,19 @@ def parsed(stat: bytes) -> Throttle:
     )
 
 
-def _has_quota(folder: Path) -> bool:
-    for name, unlimited in (("cpu.max", "max"), ("cpu.cfs_quota_us", "-")):
+def _has_quota(folder: str) -> bool:
+    for name, unlimited in (("cpu.max", b"max"), ("cpu.cfs_quota_us", b"-")):
         try:
-            return not (folder / name).read_text().startswith(unlimited)
-        except OSError:
+            return not _start_of(f"{folder}/{name}").startswith(unlimited)
+        except FileNotFoundError:
             continue
     return False
+
+
+def _start_of(path: str) -> bytes:
+    # A fifth of what pathlib takes: this is done for every cgroup of the node.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 64)
+    finally:
+        os.close(fd)

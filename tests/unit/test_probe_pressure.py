@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import secrets
 import subprocess
 import sys
@@ -163,6 +164,20 @@ def test_more_cgroups_than_allowed_are_counted_and_said(opened):
     assert values(sample)["cgroup_left_out",] == 2
     assert "2 cgroups" in sample.degraded
     assert "max_cgroups" in sample.degraded
+
+
+def test_cgroups_that_no_descriptor_is_left_for_are_said(opened):
+    files = {name: text for n in range(7) for name, text in v2(f"job{n}").items()}
+    probe = opened(files)
+    used = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 3, hard))
+    try:
+        sample = settled(probe)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert 0 < len(throttled(sample)) < 7
+    assert "not followed" in sample.degraded
 
 
 def test_every_cgroup_has_its_turn(opened, tmp_path):
