@@ -117,6 +117,15 @@ def _tracefs(paths: Paths) -> str:
     return "" if any(os.access(root / "events", os.X_OK) for root in roots) else "tracefs is not mounted"
 
 
+def _host_pids(paths: Paths) -> str:
+    # PROC_PID_INIT_INO of include/linux/proc_ns.h: the first pid namespace has this number on every kernel.
+    try:
+        first = os.readlink(paths.proc / "self/ns/pid") == f"pid:[{0xEFFFFFFC}]"
+    except OSError as error:
+        return f"the process namespace is not known: {error.strerror} ({error.filename})"
+    return "" if first else "this process sees only the tasks of its own container"
+
+
 def _cgroup(paths: Paths) -> str:
     return f"no cgroup hierarchy below {paths.sys / 'fs/cgroup'}" if CgroupTree(paths).version == "none" else ""
 
@@ -183,6 +192,12 @@ NEEDS: dict[str, Need] = {
             "pressure stall information",
             _psi,
             "boot with psi=1 on the kernel command line",
+        ),
+        Need(
+            "host_pids",
+            "the process ids of the node, not of a container",
+            _host_pids,
+            "run the container with --pid=host (Kubernetes: hostPID: true)",
         ),
         Need(
             "cgroup",

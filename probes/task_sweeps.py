@@ -14,6 +14,7 @@ import numpy as np
 from ..native.symbols import KernelSymbols
 from .cgroup import CgroupTree
 from .kernel import Cgroups, place, text
+from .needs import NEEDS
 from .paths import Paths
 
 STATES = ("R", "S", "D", "T", "t", "X", "Z", "P", "I")
@@ -66,7 +67,8 @@ class KernelSweep:
         self._counts = self._object.map("counts").view(record_dtype("task_counts"))
         self._iterator = Iterator(self._object.attach("sweep"), record_dtype("task_blocked"), capacity_records)
         self.at_ns = 0
-        self.degraded = ""
+        # Iterators walk the tasks of the reader's own process namespace.
+        self.degraded = NEEDS["host_pids"].missing(paths)
 
     @property
     def truncated(self) -> int:

@@ -66,6 +66,18 @@ def test_the_administrator_capability_covers_the_finer_ones(machine, name):
     assert name.upper() in NEEDS[name].missing(machine(capabilities=EVERYTHING & ~ADMIN & ~(0xC400000000 | 1 << 38)))
 
 
+def test_a_container_with_process_ids_of_its_own_sees_only_itself(machine):
+    missing = NEEDS["host_pids"].missing
+    assert missing(Paths()) == ""
+    assert "not known" in missing(machine())
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make a process namespace")
+    code = "from eagle_eye.probes.needs import NEEDS, Paths\nprint(NEEDS['host_pids'].missing(Paths()))"
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
+    done = subprocess.run(inside, capture_output=True, text=True, check=True)
+    assert "only the tasks of its own container" in done.stdout
+
+
 def test_no_proc_is_no_capability(tmp_path):
     assert effective_capabilities(Paths(proc=tmp_path)) == 0
 
