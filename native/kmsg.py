@@ -98,7 +98,11 @@ class KernelLog:
         self._state = ffi.new("struct kmsg_log *", {"seed": secrets.randbits(64), "fd": -1})
         self._reader = ffi.NULL
         self.next_sequence: int | None = None
-        self._open(from_boot)
+        try:
+            self._open(from_boot)
+        except OSError as error:
+            self.close()
+            raise UnavailableError(f"{path} cannot be read: {error.strerror}", remedy=f"ls -l {path}") from error
 
     @property
     def wake_fd(self) -> int | None:

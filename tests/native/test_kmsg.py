@@ -418,6 +418,19 @@ def test_a_directory_is_an_error_and_not_a_hang(tmp_path):
     log.close()
 
 
+def test_a_log_that_cannot_be_read_is_closed_again():
+    device = Path("/dev/net/tun")
+    if not os.access(device, os.R_OK):
+        pytest.skip("needs a device whose reading fails")
+    before = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        # As an agent that tries again: the error is kept meanwhile.
+        with pytest.raises(UnavailableError, match="cannot be read") as kept:
+            KernelLog(device)
+        assert kept.value.remedy
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_nothing_leaks(tmp_path):
     os.mkfifo(tmp_path / "fifo")
 
