@@ -3,6 +3,7 @@
     EagleEyeError                 exit code 1
     ├── UsageError                exit code 2: a flag, key or value that cannot be
     ├── UnavailableError          exit code 3: this machine lacks a capability, feature, file or package
+    ├── DeviceError               exit code 1: an accelerator's library refused
     └── BpfError                  exit code 1: libbpf or the kernel refused, for no reason known above
         ├── BpfLoadError          the verifier's last words are in the message
         ├── BpfAttachError
@@ -35,6 +36,14 @@ class UnavailableError(EagleEyeError):
     """This machine lacks something: a capability, a kernel feature, a file, a package."""
 
     exit_code = 3
+
+
+class DeviceError(EagleEyeError):
+    """A vendor's library refused; `code` is its own return code."""
+
+    def __init__(self, message: str, *, code: int, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.code = code
 
 
 class BpfError(EagleEyeError):

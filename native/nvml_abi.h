@@ -57,6 +57,8 @@ enum nvml_sensor { NVML_SENSOR_GPU = 0 };
 enum nvml_threshold { NVML_THRESHOLD_SHUTDOWN = 0, NVML_THRESHOLD_SLOWDOWN = 1, NVML_THRESHOLD_MEMORY_MAX = 2 };
 enum nvml_ecc_kind { NVML_ECC_CORRECTED = 0, NVML_ECC_UNCORRECTED = 1 };
 enum nvml_ecc_lifetime { NVML_ECC_VOLATILE = 0, NVML_ECC_AGGREGATE = 1 };
+enum nvml_fabric_state { NVML_FABRIC_NOT_SUPPORTED = 0, NVML_FABRIC_COMPLETED = 3 };
+enum nvml_performance_state { NVML_PERFORMANCE_UNKNOWN = 32 };
 enum nvml_retirement { NVML_RETIRED_SINGLE_BIT = 0, NVML_RETIRED_DOUBLE_BIT = 1 };
 enum nvml_link_error {
 	NVML_LINK_REPLAY = 0,
@@ -65,6 +67,7 @@ enum nvml_link_error {
 	NVML_LINK_CRC_DATA = 3,
 	NVML_LINK_ECC_DATA = 4,
 };
+enum nvml_link_state { NVML_LINK_INACTIVE = 0, NVML_LINK_ACTIVE = 1, NVML_LINK_SLEEP = 2, NVML_LINK_NO_TRAFFIC = 3 };
 enum nvml_ecc_location {
 	NVML_ECC_L1 = 0,
 	NVML_ECC_L2 = 1,
@@ -107,6 +110,7 @@ enum nvml_field {
 	NVML_FIELD_LINK_REPLAYS = 161, /* of a link, as the next two */
 	NVML_FIELD_LINK_RECOVERIES = 162,
 	NVML_FIELD_LINK_CRC = 163,
+	NVML_FIELD_LINK_STATE = 165, /* enum nvml_link_state */
 	NVML_FIELD_PCIE_RECOVERIES = 169,
 	NVML_FIELD_PCIE_CORRECTABLE_ERRORS = 173,
 	NVML_FIELD_PCIE_NON_FATAL_ERRORS = 179,
