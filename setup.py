@@ -1,7 +1,7 @@
-"""Builds the package from the repository root: cffi modules, BPF objects, command.
+"""Builds the package from the repository root: cffi modules, BPF objects, simulated vendor libraries, command.
 
 `python setup.py build_bpf --inplace` rebuilds only the BPF objects that are older than their sources,
-`python setup.py build_ext --inplace` only the C modules.
+`build_simulator --inplace` likewise the vendor libraries, `build_ext --inplace` only the C modules.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ BPF_TARGETS = {"x86_64": "x86", "aarch64": "arm64"}
 BPF_FLAGS = ["-target", "bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror", f"-ffile-prefix-map={ROOT}=."]
 CLANG = os.environ.get("CLANG", "clang")
 LLVM_STRIP = os.environ.get("LLVM_STRIP", "llvm-strip")
+CC = os.environ.get("CC", "cc")
+SIMULATOR = ROOT / "native" / "simulator"
+SIMULATOR_FLAGS = [
+    "-std=gnu11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-fstack-protector-strong", "-Wall", "-Wextra",
+    f"-ffile-prefix-map={ROOT}=.",
+]  # fmt: skip
+SIMULATED = {"libnvidia-ml.so.1": "nvml*.c", "libdcmi.so": "dcmi*.c"}
 CLANG_REMEDY = "install the compiler and libbpf's headers: apt install clang llvm libbpf-dev"
+CC_REMEDY = "install a C compiler: apt install gcc libc6-dev"
 
 
 class build_bpf(Command):  # noqa: N801 - setuptools names commands after their classes
@@ -76,19 +84,59 @@ def compile_bpf(source: Path, target: Path) -> None:
     unfinished.replace(target)
 
 
-def _tool(command: list[str]) -> None:
+class build_simulator(build_bpf):  # noqa: N801
+    """Links native/simulator/*.c into the simulated vendor libraries, each time its sources are newer."""
+
+    description = "compile the simulated vendor libraries"
+
+    def run(self) -> None:
+        headers = [Path(__file__), *ROOT.glob("native/*_abi.h"), *SIMULATOR.glob("*.h")]
+        for target in map(Path, self.get_outputs()):
+            sources = simulator_sources(target.name)
+            newest = max(path.stat().st_mtime for path in (*sources, *headers))
+            if not target.exists() or target.stat().st_mtime < newest:
+                self.announce(f"compiling {target.name}", level=logging.INFO)
+                compile_simulator(sources, target)
+
+    def get_source_files(self) -> list[str]:
+        sources = [*SIMULATOR.glob("*.c"), *SIMULATOR.glob("*.h"), *ROOT.glob("native/*_abi.h")]
+        return [str(path.relative_to(ROOT)) for path in sources]
+
+    def get_outputs(self) -> list[str]:
+        in_tree = self.inplace or self.editable_mode
+        home = SIMULATOR if in_tree else Path(self.build_lib or "") / "eagle_eye" / "native" / "simulator"
+        return [str(home / "lib" / name) for name in SIMULATED]
+
+
+def simulator_sources(library: str) -> list[Path]:
+    """What a simulated library is made of: its own files, and those that all share."""
+    own = {path for pattern in SIMULATED.values() for path in SIMULATOR.glob(pattern)}
+    shared = set(SIMULATOR.glob("*.c")) - own
+    return sorted(shared | set(SIMULATOR.glob(SIMULATED[library])))
+
+
+def compile_simulator(sources: list[Path], target: Path, *flags: str) -> None:
+    """One library, by the soname that the vendor's has. Written whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f"{target.name}.tmp")
+    link = ["-o", str(unfinished), f"-Wl,-soname,{target.name}", "-lm", "-lpthread"]
+    _tool([CC, *SIMULATOR_FLAGS, *flags, *map(str, sources), *link], remedy=CC_REMEDY)
+    unfinished.replace(target)
+
+
+def _tool(command: list[str], remedy: str = CLANG_REMEDY) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except (FileNotFoundError, PermissionError):  # the latter, where a folder on PATH may not be looked into
-        raise ExecError(f"{command[0]} was not found; {CLANG_REMEDY}") from None
+        raise ExecError(f"{command[0]} was not found; {remedy}") from None
     if done.returncode:
-        hint = f"; {CLANG_REMEDY}" if "file not found" in done.stderr else ""
+        hint = f"; {remedy}" if "file not found" in done.stderr else ""
         raise ExecError(f"{command[0]} failed{hint}\n{done.stderr}")
 
 
 class build_all(build):  # noqa: N801
     # First, so that a missing compiler is named before anything else fails for want of it.
-    sub_commands = [("build_bpf", None), *build.sub_commands]  # noqa: RUF012
+    sub_commands = [("build_bpf", None), ("build_simulator", None), *build.sub_commands]  # noqa: RUF012
 
 
 def _version() -> str:
@@ -119,9 +167,13 @@ if __name__ == "__main__":
         ],
         # `__main__` brings `__init__` along, and nothing else of the root: not this file, not tests.
         py_modules=["eagle_eye.__main__"],
-        package_data={"": ["py.typed", "*.pyi", "*.yaml"], "eagle_eye.bpf": ["*.h"]},
+        package_data={
+            "": ["py.typed", "*.pyi", "*.yaml"],
+            "eagle_eye.bpf": ["*.h"],
+            "eagle_eye.native.simulator": ["state.h", "profiles/*.yaml"],
+        },
         cffi_modules=[f"native/{path.name}:ffibuilder" for path in sorted(ROOT.glob("native/build_*.py"))],
-        cmdclass={"build": build_all, "build_bpf": build_bpf},
+        cmdclass={"build": build_all, "build_bpf": build_bpf, "build_simulator": build_simulator},
         entry_points={"console_scripts": ["eagle-eye=eagle_eye.__main__:main"]},
         install_requires=[
             "aiohttp>=3.9",
