@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
 import sys
 import time
@@ -63,7 +62,7 @@ def report(probe: str, case: str, check: Callable[[], Outcome]) -> None:
 
 
 def say(probe: str, case: str, outcome: Outcome, seconds: float = 0) -> None:
-    row = {"probe": probe, "case": case, **outcome._asdict(), "seconds": seconds, "release": platform.release()}
+    row = {"probe": probe, "case": case, **outcome._asdict(), "seconds": seconds}
     print(json.dumps(row), flush=True)
 
 

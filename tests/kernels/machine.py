@@ -62,9 +62,10 @@ def boot(kernel: Kernel, command: list[str], *, deadline_s: float) -> tuple[list
 
 
 def qemu_command(kernel: Kernel, initramfs: Path, socket: Path, output: Path, console: Path) -> list[str]:
+    # One thread for all CPUs: with more, one may still run code that the guest's kernel has just patched, and oops.
     arguments = "console=ttyS0 panic=-1 random.trust_cpu=on loglevel=4"
     return [
-        *("nice", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(CPUS)),
+        *("nice", "qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", str(CPUS)),
         *("-m", str(MEMORY_MB), "-nographic", "-nodefaults", "-no-user-config", "-no-reboot"),
         *("-object", f"memory-backend-memfd,id=mem,size={MEMORY_MB}M,share=on", "-numa", "node,memdev=mem"),
         *("-chardev", f"socket,id=fs,path={socket}", "-device", "vhost-user-fs-pci,chardev=fs,tag=rootfs"),
@@ -117,10 +118,9 @@ def make_initramfs(kernel: Kernel, command: list[str], home: Path) -> Path:
 def module_paths(kernel: Kernel) -> list[Path]:
     """In the order in which they load."""
     found: dict[Path, None] = {}
-    base = kernel.modules.parents[2]
     for module in MODULES:
         listing = subprocess.run(
-            ["modprobe", "-d", base, "-S", kernel.release, "--show-depends", module],
+            ["modprobe", "-d", kernel.root, "-S", kernel.release, "--show-depends", module],
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
         found.update((Path(line.split()[1]), None) for line in listing.splitlines() if line.startswith("insmod"))

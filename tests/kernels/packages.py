@@ -12,14 +12,26 @@ from pathlib import Path
 
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-SUITES = ("debian bullseye", "debian-security bookworm-security")
-# Of 5.10 the last point release: later builds carry changes of newer kernels.
-SERIES = {
-    "5.10": r"^linux-image-5\.10\.0-[0-9]+-cloud-amd64$",
-    "6.1": r"^linux-image-6\.1\.[0-9]+-[0-9]+-cloud-amd64$",
-    "6.12": r"^linux-image-6\.12\.[0-9]+\+deb12-cloud-amd64$",
-}
 LISTS_KEEP_S = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Series:
+    """Where the kernels of a series are: folder and suite of the mirror, their releases, their packages."""
+
+    suite: str
+    release: str
+    parts: tuple[str, ...] = ("image",)
+
+
+SERIES = {
+    # The last point release: later builds carry changes of newer kernels.
+    "5.10": Series("debian bullseye", r"5\.10\.0-[0-9]+-cloud-amd64"),
+    "6.1": Series("debian-security bookworm-security", r"6\.1\.[0-9]+-[0-9]+-cloud-amd64"),
+    "6.12": Series("debian-security bookworm-security", r"6\.12\.[0-9]+\+deb12-cloud-amd64"),
+    "sid": Series("debian sid", r"[0-9.]+\+deb[0-9]+-cloud-amd64", ("binary", "base", "modules")),
+}
+USUAL = ("5.10", "6.1", "6.12")
 
 
 class KernelUnavailable(Exception):
@@ -28,12 +40,11 @@ class KernelUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Kernel:
-    """An unpacked kernel package; `modules` is its lib/modules/RELEASE."""
+    """An unpacked kernel; its modules are in `root`/lib/modules/`release`."""
 
-    series: str
     release: str
     image: Path
-    modules: Path
+    root: Path
 
 
 def cache_folder() -> Path:
@@ -41,84 +52,89 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eagle-eye" / "kernels"
 
 
-def fetch(series: str, cache: Path) -> Kernel:
-    """The newest kernel of `series`, else the one in the cache; KernelUnavailable when there is neither."""
-    cache.mkdir(parents=True, exist_ok=True)
+def fetch(name: str, cache: Path) -> Kernel:
+    """The newest kernel of a series, else the one in the cache; KernelUnavailable when there is neither."""
+    series, home = SERIES[name], cache / name
+    home.mkdir(parents=True, exist_ok=True)
     try:
-        package = newest_package(series, cache)
-        if not (cache / package).exists():
-            unpack(package, cache / package, cache)
+        release = newest_release(series, cache)
+        if not (home / release).exists():
+            unpack(series, release, home, cache)
     except KernelUnavailable:
-        unpacked = sorted(cache.glob(f"linux-image-{series}.*"), key=by_numbers)
+        unpacked = sorted((folder.name for folder in home.iterdir()), key=by_numbers)
         if not unpacked:
             raise
-        package = unpacked[-1].name
-    remove_others(package, series, cache)
-    return unpacked_kernel(series, cache / package)
+        release = unpacked[-1]
+    remove_others(home, release)
+    return unpacked_kernel(home / release)
 
 
-def remove_others(package: str, series: str, cache: Path) -> None:
-    for folder in cache.glob(f"linux-image-{series}.*"):
-        if folder.name != package:
-            shutil.rmtree(folder)
-
-
-def newest_package(series: str, cache: Path) -> str:
-    trouble = refresh_lists(cache)
-    found = apt("apt-cache", cache, "search", "--names-only", SERIES[series]).splitlines()
+def newest_release(series: Series, cache: Path) -> str:
+    refresh_lists(series, cache)
+    prefix = f"linux-{series.parts[0]}-"
+    found = apt("apt-cache", series, cache, "search", "--names-only", f"^{prefix}{series.release}$").splitlines()
     names = sorted((line.split(" ")[0] for line in found), key=by_numbers)
     if not names:
-        raise KernelUnavailable(f"no Linux {series} in {' and '.join(SUITES)} of {MIRROR} {trouble}".strip())
-    return names[-1]
+        raise KernelUnavailable(f"no kernel {series.release} in {MIRROR}/{series.suite}")
+    return names[-1].removeprefix(prefix)
 
 
-def by_numbers(name: str | Path) -> list[int]:
-    return [int(number) for number in re.findall(r"[0-9]+", Path(name).name)]
+def by_numbers(name: str) -> list[int]:
+    return [int(number) for number in re.findall(r"[0-9]+", name)]
 
 
-def refresh_lists(cache: Path) -> str:
-    """Why not all suites could be read, "" when they could; what was read before stays."""
-    stamp = cache / "apt/refreshed"
-    lines = [f"deb [signed-by={KEYRING}] {MIRROR}/{suite} main\n" for suite in SUITES]
-    if stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_KEEP_S and stamp.read_text() == "".join(lines):
-        return ""
-    (cache / "apt/lists/partial").mkdir(parents=True, exist_ok=True)
-    (cache / "apt/archives/partial").mkdir(parents=True, exist_ok=True)
-    (cache / "apt/sources.list").write_text("".join(lines))
-    try:
-        apt("apt-get", cache, "update")
-    except KernelUnavailable as reason:
-        return str(reason)
-    stamp.write_text("".join(lines))
-    return ""
+def refresh_lists(series: Series, cache: Path) -> None:
+    state = apt_state(series, cache)
+    stamp = state / "refreshed"
+    if stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_KEEP_S:
+        return
+    for folder in ("lists/partial", "archives/partial"):
+        (state / folder).mkdir(parents=True, exist_ok=True)
+    (state / "sources.list").write_text(f"deb [signed-by={KEYRING}] {MIRROR}/{series.suite} main\n")
+    apt("apt-get", series, cache, "update")
+    stamp.touch()
 
 
-def unpack(package: str, folder: Path, cache: Path) -> None:
-    unfinished = folder.with_name(f"unfinished-{os.getpid()}")
+def unpack(series: Series, release: str, home: Path, cache: Path) -> None:
+    unfinished = cache / f"unfinished-{os.getpid()}"
     unfinished.mkdir()
     try:
-        apt("apt-get", cache, "download", package, cwd=unfinished)
-        (archive,) = unfinished.glob("*.deb")
-        subprocess.run(["dpkg-deb", "-x", archive, unfinished], check=True)
-        archive.unlink()
-        unfinished.rename(folder)
+        names = [f"linux-{part}-{release}" for part in series.parts]
+        apt("apt-get", series, cache, "download", *names, cwd=unfinished)
+        for archive in unfinished.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", archive, unfinished], check=True)
+            archive.unlink()
+        if not (unfinished / "lib").exists():
+            (unfinished / "lib").symlink_to("usr/lib")
+        unfinished.rename(home / release)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def unpacked_kernel(series: str, folder: Path) -> Kernel:
-    release = folder.name.removeprefix("linux-image-")
-    subprocess.run(["depmod", "-b", folder, release], check=True)
-    return Kernel(series, release, folder / "boot" / f"vmlinuz-{release}", folder / "lib/modules" / release)
+def remove_others(home: Path, release: str) -> None:
+    for folder in home.iterdir():
+        if folder.name != release:
+            shutil.rmtree(folder)
 
 
-def apt(tool: str, cache: Path, *arguments: str, cwd: Path | None = None) -> str:
+def unpacked_kernel(root: Path) -> Kernel:
+    subprocess.run(["depmod", "-b", root, root.name], check=True)
+    images = root / "boot" / f"vmlinuz-{root.name}", root / "lib/modules" / root.name / "vmlinuz"
+    return Kernel(root.name, next(image for image in images if image.exists()), root)
+
+
+def apt_state(series: Series, cache: Path) -> Path:
+    return cache / "apt" / series.suite.replace(" ", "-")
+
+
+def apt(tool: str, series: Series, cache: Path, *arguments: str, cwd: Path | None = None) -> str:
     """Runs apt with sources and state of its own; the machine's stay as they are."""
+    state = apt_state(series, cache)
     own = {
-        "Dir::Etc::sourcelist": cache / "apt/sources.list",
+        "Dir::Etc::sourcelist": state / "sources.list",
         "Dir::Etc::sourceparts": "-",
-        "Dir::State::Lists": cache / "apt/lists",
-        "Dir::Cache": cache / "apt",
+        "Dir::State::Lists": state / "lists",
+        "Dir::Cache": state,
         "APT::Sandbox::User": "root",
         "APT::Update::Error-Mode": "any",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,33 @@ def one_line(detail: str) -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    """Probes by kernels, each cell the result and the variant."""
-    kernels = list(dict.fromkeys(r["kernel"] for r in rows))
-    probes = list(dict.fromkeys((r["probe"], r["case"]) for r in rows if r["probe"] != "features"))
-    found = {(r["kernel"], r["probe"], r["case"]): r for r in rows}
-    lines = ["| Probe | " + " | ".join(f"Linux {k}" for k in kernels) + " |", "|---" * (len(kernels) + 1) + "|"]
-    for probe, case in sorted(probes, key=lambda each: each[1]):
-        cells = [cell(found.get((kernel, probe, case))) for kernel in kernels]
-        lines.append(f"| `{probe}`{', ' + case if case else ''} | {' | '.join(cells)} |")
+    """Probes by kernels, then by what may be missing; a cell is the result and how the probe works there."""
+    kernels = distinct(row["kernel"] for row in rows)
+    cases = distinct(row["case"] for row in rows if row["case"])
+    head = ["Probe", *(f"Linux {kernel}" for kernel in kernels), *cases]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for probe in distinct(row["probe"] for row in rows if row["probe"] not in ("", "features")):
+        own = [row for row in rows if row["probe"] == probe]
+        by_kernel = (together(own, kernel=kernel, case="") for kernel in kernels)
+        by_case = (together(own, case=case) for case in cases)
+        lines.append(f"| {probe} | {' | '.join([*by_kernel, *by_case])} |")
     return "\n".join(lines)
 
 
-def cell(row: Row | None) -> str:
-    if row is None:
-        return "not tried"
+def distinct(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def together(rows: list[Row], **where: str) -> str:
+    """One word where all kernels agree, else one for each."""
+    found = [row for row in rows if where.items() <= row.items()]
+    results = distinct(cell(row) for row in found)
+    if len(results) <= 1:
+        return "".join(results) or "-"
+    return ", ".join(f"{row['kernel']} {cell(row)}" for row in found)
+
+
+def cell(row: Row) -> str:
     return f"{row['result']} ({row['variant']})" if row["variant"] else str(row["result"])
 
 
