@@ -29,6 +29,7 @@ COMMANDS = {
     "agent": Command(".collector.commands.agent", "the agent alone, as a service of a node"),
     "check": Command(".collector.commands.check", "what works here, what is missing and how to mend it"),
     "schema": Command(".collector.commands.schema", "JSON Schema of the messages on NATS"),
+    "simulate": Command(".collector.commands.simulate", "accelerators that are not there, for any program"),
     "config": Command(".collector.commands.config", "every setting, its value and where it came from"),
 }
 

@@ -19,6 +19,9 @@ from .config_file import GIVEN_TWICE, Entry, read_entries
 from .settings import ENVIRONMENT_PREFIX, NatsSettings, ProbeSettings, Setting, Settings, Value, settings_of
 
 CONFIG_VARIABLE = "EAGLE_EYE_CONFIG"
+# No setting: what `eagle-eye simulate run` gives its command, for the simulated libraries to read.
+SIMULATION_VARIABLE = "EAGLE_EYE_SIMULATION"
+NO_SETTINGS = (CONFIG_VARIABLE, SIMULATION_VARIABLE)
 MAX_PROBLEMS = 20
 REMEDY = "`eagle-eye config` prints every setting with its value and source"
 
@@ -92,7 +95,7 @@ def _flags(table: Iterable[Setting], flags: Mapping[str, Any]) -> _Layer:
 def _environment(table: Iterable[Setting], environment: Mapping[str, str]) -> _Layer:
     known = {setting.environment: setting for setting in table}
     for name, raw in sorted(environment.items()):
-        if not name.startswith(ENVIRONMENT_PREFIX) or name == CONFIG_VARIABLE or not raw or _of_service(name, raw):
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in NO_SETTINGS or not raw or _of_service(name, raw):
             continue
         if name in known:
             yield _Given(known[name], raw, name, f"environment {name}")

@@ -19,6 +19,7 @@ from ..agent import Agent
 from ..flags import add_flags, settings_from
 from ..logs import Logs
 from ..settings import Settings
+from ..simulated import simulated_devices
 from .serving import Stop, addresses, serve
 from .version import libbpf_version
 
@@ -44,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("no NATS server is named", remedy=remedy)
     logs = Logs(settings.log_level, settings.log_format)
     try:
-        return asyncio.run(_run(settings, logs))
+        with simulated_devices(settings):
+            return asyncio.run(_run(settings, logs))
     finally:
         logs.close()
 

@@ -22,6 +22,7 @@ from ...probes.paths import Paths
 from ...probes.registry import PROBES
 from ..flags import add_flags, settings_from
 from ..settings import ProbeSettings, Settings
+from ..simulated import simulated_devices
 from ..trial import Trial, try_probes
 from .version import facts
 
@@ -42,7 +43,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments, os.environ, PROBES)
-    trials = try_probes(settings, PROBES)
+    with simulated_devices(settings):
+        trials = try_probes(settings, PROBES)
     missing = missing_needs(settings.paths)
     rows = [row_of(trial, settings.probes[trial.spec.name], missing) for trial in trials]
     lines = map(_json, rows) if arguments.json else _text(rows)

@@ -30,6 +30,7 @@ from ..flags import add_flags, parse_option, settings_from
 from ..logs import Logs
 from ..nats_server import NatsServer
 from ..settings import Settings
+from ..simulated import simulated_devices
 from ..view.display import LEAVE_SCREEN, Display, LineDisplay
 from ..web_listener import bind
 from .serving import Stop, addresses, serve
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     _refuse_two_servers(settings)
     live = not arguments.plain and os.isatty(sys.stdout.fileno()) and os.environ.get("TERM") not in (None, "dumb")
     with ExitStack() as stack:
+        stack.enter_context(simulated_devices(settings))
         logs = _start_logs(stack, settings, live)
         temporary = _make_temporary(stack) if settings.state_dir is None else None
         settings = _with_free_ports(replace(settings, state_dir=settings.state_dir or temporary))

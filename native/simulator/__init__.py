@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from .catalog import PROFILES, profile_names
+from .block import LIBRARIES
+from .catalog import profile_names
+from .listing import describe, parse_changes, seconds
 from .scenario import Scenario, Timeline, read_scenario
-from .simulation import LIBRARIES, VARIABLE, Simulation
+from .simulation import VARIABLE, Simulation
 
 __all__ = [
     "LIBRARIES",
-    "PROFILES",
     "Scenario",
     "Simulation",
     "Timeline",
     "VARIABLE",
+    "describe",
+    "parse_changes",
     "profile_names",
     "read_scenario",
+    "seconds",
 ]

@@ -20,6 +20,7 @@ from ..errors import EagleEyeError, UnavailableError
 
 HERE = Path(__file__).resolve().parent
 LIBRARIES = HERE / "lib"
+VENDORS = {"nvidia": 1, "ascend": 2}
 NONE_U32 = 0xFFFFFFFF
 _DEFINE = re.compile(r"#define \w+ (0x[0-9a-f]+|[0-9]+)")
 _FUNCTIONS = """
@@ -98,8 +99,13 @@ class Block:
         self.state: Any = self._ffi.cast("struct simulation *", self._ffi.from_buffer(self._memory))[0]
         if create:
             self._start()
-        elif self.state.magic != writer_magic() or self.state.bytes != self.size_bytes:
+        elif not self._is_whole():
             raise self._no_state_file()
+
+    def _is_whole(self) -> bool:
+        state = self.state
+        of_this_version = state.magic == writer_magic() and state.version == 1 and state.bytes == self.size_bytes
+        return of_this_version and state.vendor in VENDORS.values()
 
     def _no_state_file(self) -> EagleEyeError:
         remedy = "name the file that `eagle-eye simulate run` printed; it serves the version that made it"

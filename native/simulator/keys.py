@@ -77,8 +77,8 @@ class DeviceEdit:
         if quantities()[name] == power:
             self._rebase_energy()
         change(self.device.value[quantities()[name]], name, part, number(raw, key), self._now_ns, over_s=self._over_s)
-        if name == "clock_event_reasons":
-            self._run_throttle_counters(int(number(raw, key)))
+        if name == "clock_event_reasons" and part == "value":
+            self._run_throttle_counters(whole(raw, key, 0, 0xFFFF))
 
     def _rebase_energy(self) -> None:
         energy = self.device.value[quantities()["energy_joules"]]
@@ -89,6 +89,8 @@ class DeviceEdit:
     def _run_throttle_counters(self, reasons: int) -> None:
         for name, bits in REASON_COUNTERS.items():
             law = self.device.value[quantities()[name]]
+            if math.isnan(law.base):
+                continue
             rebase(law, self._now_ns)
             law.rate_per_s = 1.0 if reasons & bits else 0.0
 
@@ -226,13 +228,14 @@ def chosen(word: str, key: str, known: list[int]) -> list[int]:
     if word == "all":
         return known
     if not word.isdecimal() or int(word) not in known:
-        raise UsageError(f"{key}: {word!r} is none of {', '.join(map(str, known)) or 'none'}, and not all")
+        there = ", ".join(map(str, known)) or "none"
+        raise UsageError(f"{key}: {word!r} is not there", remedy=f"one of {there}, or all")
     return [int(word)]
 
 
 def unknown(key: str, known: Iterable[str], word: str = "") -> UsageError:
     word = word or key.partition(".")[0]
-    return UsageError(f"{key}: {word!r} is not known{nearest(word, known)}", remedy="eagle-eye simulate set --help")
+    return UsageError(f"{key}: {word!r} is not known{nearest(word, known)}", remedy="eagle-eye simulate list")
 
 
 def _text(raw: object, key: str, most: int) -> bytes:

@@ -71,11 +71,11 @@ def change(law: Any, name: str, part: str, value: float, now_ns: int, *, over_s:
     law.high = 1.0 if name.endswith("_ratio") else math.inf
     if not is_counter(name):
         law.rate_per_s = 0.0
-    if TEMPERATURE not in name:
-        law.wobble = min(law.wobble, abs(value)) if not math.isnan(value) else 0.0
+    law.wobble = 0.0
 
 
 def _ramp(law: Any, target: float, now_ns: int, over_s: float) -> None:
     rebase(law, now_ns)
+    law.wobble = 0.0
     law.rate_per_s = (target - law.base) / over_s
     law.low, law.high = (law.low, target) if target > law.base else (target, law.high)

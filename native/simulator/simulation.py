@@ -11,13 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .block import LIBRARIES, Block, writer
+from .block import LIBRARIES, VENDORS, Block, declarations, writer
 from .catalog import flat, load_profile
 from .faults import expand
 from .keys import DeviceEdit, chosen, set_node
 
 VARIABLE = "EAGLE_EYE_SIMULATION"
-VENDORS = {"nvidia": 1, "ascend": 2}
 NODE = "node"
 
 
@@ -46,7 +45,7 @@ class Simulation:
         self = cls.__new__(cls)
         writer()
         self._folder, self.path, self._block = None, path, Block(path)
-        self.profile = self._block.state.profile and _string(self._block.state.profile)
+        self.profile = declarations().string(self._block.state.profile).decode(errors="replace")
         return self
 
     @property
@@ -138,7 +137,3 @@ def _shift_phases(device: Any, slot: int) -> None:
     for law in device.value:
         if law.wobble and not law.rate_per_s:
             law.since_ns = max(0, now_ns - int(slot * law.period_s * 1e9 / 8))
-
-
-def _string(text: Any) -> str:
-    return bytes(text).split(b"\0")[0].decode(errors="replace")
