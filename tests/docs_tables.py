@@ -77,7 +77,10 @@ def metrics_table(metrics: Iterable[Metric]) -> str:
 
 
 def tables() -> dict[Path, dict[str, str]]:
+    from docs_results import cost_table, kernels_table, machine_line
+
     return {
+        ROOT / "README.md": {"machine": machine_line(), "cost": cost_table(), "kernels": kernels_table()},
         ROOT / "probes/README.md": {
             "probes": probes_table(),
             "needs": needs_table(),

@@ -1,0 +1,102 @@
+"""The README's tables of measurements, from the files that `make bench` and `make test-kernels` leave behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parent
+
+
+def results(bench: str) -> dict[str, Any]:
+    return dict(json.loads((TESTS / f"bench/results/{bench}.json").read_text()))
+
+
+def cost_table() -> str:
+    rows = [*drain_rows(), *sched_rows(), *tasks_rows(), *agent_rows(), *publish_rows()]
+    head = "| What | Eagle Eye | Peers, in the same run |\n|---|---|---|"
+    return "\n".join([head, *(f"| {what} | {ours} | {peers} |" for what, ours, peers in rows)])
+
+
+def machine_line() -> str:
+    machine = results("agent")["machine"]
+    return f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, Python {machine['python']}"
+
+
+def drain_rows() -> list[tuple[str, str, str]]:
+    one = results("drain")["metrics"]
+    millions = {name: f"{one[name] / 1e6:.3g} M/s" for name in one if name.endswith("callback_records_per_second")}
+    return [
+        (
+            "ring records of 32 bytes into numpy, one core",
+            f"{one['drain_records_per_second'] / 1e6:.0f} M/s",
+            f"C callback of libbpf {millions['libbpf_callback_records_per_second']}, "
+            f"BCC's Python callback {millions['bcc_callback_records_per_second']}",
+        ),
+        (
+            f"CPU at a steady {one['steady_records_per_second'] / 1e3:.0f} k records/s",
+            f"{100 * one['steady_cpu_ratio']:.2f} % of a core",
+            f"BCC {100 * one['bcc_steady_cpu_ratio']:.1f} %",
+        ),
+    ]
+
+
+def sched_rows() -> list[tuple[str, str, str]]:
+    one = results("sched")["metrics"]
+    return [
+        (
+            "`sched`, added to a context switch",
+            f"{one['task_storage_added_ns']:.0f} ns; without task storage {one['hash_added_ns']:.0f} ns",
+            f"`runqlat` of libbpf-tools {one['runqlat_libbpf_tools_added_ns']:.0f} ns, "
+            f"of bcc {one['runqlat_bcc_added_ns']:.0f} ns",
+        )
+    ]
+
+
+def tasks_rows() -> list[tuple[str, str, str]]:
+    one = results("tasks")["metrics"]
+    return [
+        (
+            f"`tasks`, a sweep over {int(count):,} threads, per task",
+            f"{one[f'probe_{count}_ns_per_task'] / 1e3:.2f} µs",
+            f"/proc read in C {one[f'proc_c_{count}_ns_per_task'] / 1e3:.1f} µs, "
+            f"in Python {one[f'proc_python_{count}_ns_per_task'] / 1e3:.0f} µs",
+        )
+        for count in ("2000", "10000")
+    ]
+
+
+def agent_rows() -> list[tuple[str, str, str]]:
+    one = results("agent")["metrics"]
+    peer = one.get("node_exporter_scraped_every_500_ms")
+    beside = f"node_exporter scraped as often {usage(peer)}" if peer else "-"
+    return [
+        ("the whole agent at rest, snapshots every 500 ms", usage(one["agent_500_ms"]), beside),
+        ("the same every 100 ms", usage(one["agent_100_ms"]), "-"),
+    ]
+
+
+def usage(one: dict[str, float]) -> str:
+    return f"{100 * one['cpu_ratio']:.2f} % of a core, {one['resident_bytes'] / 1e6:.0f} MB"
+
+
+def publish_rows() -> list[tuple[str, str, str]]:
+    one = results("publish")["metrics"]
+    ours, peer = one["event_latency"], one["nats_py_latency"]
+    return [
+        (
+            "an event, from the probe to a subscriber of JetStream's subject",
+            f"median {ours['p50_ms']:.2f} ms, p99 {ours['p99_ms']:.1f} ms",
+            f"bare nats-py median {peer['p50_ms']:.2f} ms, p99 {peer['p99_ms']:.1f} ms",
+        )
+    ]
+
+
+def kernels_table() -> str:
+    import sys
+
+    sys.path.insert(0, str(TESTS / "kernels"))
+    from table import markdown
+
+    return str(markdown(json.loads((TESTS / "kernels/results.json").read_text())))
