@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import settings
 
+from eagle_eye.native.failures import CAP_SYS_ADMIN
+from eagle_eye.probes.needs import NEEDS, effective_capabilities
 from eagle_eye.probes.paths import Paths
 from eagle_eye.probes.probe import Context, EventSource
 
@@ -48,6 +50,16 @@ def context():
         return Context(paths=paths or Paths(), options=options, events=source)
 
     return make
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips, with the reason, what this machine or user cannot do."""
+    if item.get_closest_marker("needs_bpf"):
+        missing = [NEEDS[name].missing(Paths()) for name in ("btf", "cap_bpf", "cap_perfmon")]
+        if any(missing):
+            pytest.skip(next(filter(None, missing)))
+    if item.get_closest_marker("needs_mounts") and not effective_capabilities(Paths()) >> CAP_SYS_ADMIN & 1:
+        pytest.skip("this process lacks CAP_SYS_ADMIN, to mount file systems")
 
 
 class Authority:

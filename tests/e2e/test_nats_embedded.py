@@ -97,7 +97,7 @@ async def test_a_directory_that_cannot_be_written(embedded, tmp_path):
     assert "--state-dir" in caught.value.remedy
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+@pytest.mark.needs_mounts
 async def test_a_full_disk_is_named_with_the_way_out(embedded, tmp_path):
     disk = tmp_path / "full"
     disk.mkdir()

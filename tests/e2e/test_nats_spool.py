@@ -14,8 +14,6 @@ from structlog.testing import capture_logs
 
 from eagle_eye.native.errors import UsageError
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
-
 AGENT = """
 import asyncio, os, sys, time
 from pathlib import Path
@@ -172,7 +170,7 @@ def mounted(command: list[str], target: Path):
         subprocess.run(["umount", "--lazy", target], check=False, capture_output=True)
 
 
-@root_only
+@pytest.mark.needs_mounts
 async def test_a_full_disk(server, publisher, event, until, tmp_path):
     with mounted(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs"], tmp_path / "full") as disk:
         real = server()
@@ -225,7 +223,7 @@ async def test_what_is_lost_at_a_stop_is_told(server, publisher, event, tmp_path
     assert agent.statistics().events_dropped["stopped"] == 7
 
 
-@root_only
+@pytest.mark.needs_mounts
 async def test_a_disk_that_hangs(server, publisher, event, until, tmp_path):
     """A frozen file system holds every writer for as long as it likes, as a dying disk does."""
     image = tmp_path / "image"

@@ -28,6 +28,8 @@ URL = re.compile(r"^(nats|metrics)_url=(\S+)$", re.MULTILINE)
 if os.geteuid() != 0:
     pytest.skip("events of the kernel need root", allow_module_level=True)
 
+pytestmark = pytest.mark.needs_bpf
+
 
 class Running:
     """An `eagle-eye run` and a NATS connection that listens to it."""

@@ -82,6 +82,7 @@ def left_behind(tmp_path):
     return [path.name for path in tmp_path.glob("eagle-eye-*")]
 
 
+@pytest.mark.needs_bpf
 def test_a_run_of_two_seconds_tells_where_it_is_and_leaves_nothing(tmp_path):
     done = to_the_end(tmp_path, "run", "-d", "2.2", *ANY_PORTS)
     lines = done.stdout.splitlines()
@@ -97,6 +98,7 @@ def test_a_run_of_two_seconds_tells_where_it_is_and_leaves_nothing(tmp_path):
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.needs_bpf
 def test_the_page_is_where_it_says(tmp_path):
     with running(tmp_path, "run", *ANY_PORTS) as (_, lines):
         page = urllib.request.urlopen(url(lines, "metrics"), timeout=5)

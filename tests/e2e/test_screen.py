@@ -12,7 +12,10 @@ import pytest
 
 from eagle_eye.probes.registry import PROBES
 
-pytestmark = pytest.mark.skipif(not shutil.which("tmux"), reason="needs tmux: apt install tmux")
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("tmux"), reason="needs tmux: apt install tmux"),
+    pytest.mark.needs_bpf,
+]
 
 
 class Terminal:
