@@ -1,0 +1,104 @@
+"""Which metric a value on the board becomes: the table is device_metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from typing import Any, cast
+
+import numpy as np
+from msgspec import Struct
+
+from ..native.device import FIELD, FIELDS, LINK_FIELDS
+from .model import Device
+from .probe import Metric, MetricKind
+
+PREFIX = "eagle_eye_device_"
+# Every metric of a device has these first.
+DEVICE_LABELS = ("gpu", "uuid", "model")
+_OF_A_LINK = "link."
+
+
+class Column(Struct, frozen=True):
+    """One value of a sample: where it is (`number` of a field, or of a link's field), and what it is called."""
+
+    number: int
+    metric: Metric
+    labels: tuple[str, ...]
+
+
+class Table(Struct, frozen=True):
+    """Columns of one vendor's devices, and of their links."""
+
+    fields: tuple[Column, ...]
+    links: tuple[Column, ...]
+
+
+def _read(link_name: str) -> Table:
+    """Links are called what the vendor calls them: nvlink or hccs."""
+    fields: list[Column] = []
+    links: list[Column] = []
+    kind, help_text = "", ""
+    with resources.files(__package__).joinpath("device_metrics.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            kind, help_text = row["kind"] or kind, row["help"] or help_text
+            pairs = [pair.split("=") for pair in row["labels"].split()]
+            is_link = row["field"].startswith(_OF_A_LINK)
+            names = (*DEVICE_LABELS, *(("link",) if is_link else ()), *(name for name, _ in pairs))
+            name = PREFIX + row["metric"].replace("nvlink", link_name)
+            metric = Metric(name, cast("MetricKind", kind), help_text, names)
+            number = LINK_FIELDS.index(row["field"].removeprefix(_OF_A_LINK)) if is_link else FIELD[row["field"]]
+            (links if is_link else fields).append(Column(number, metric, tuple(value for _, value in pairs)))
+    return Table(tuple(fields), tuple(links))
+
+
+TABLES = {"nvidia": _read("nvlink"), "ascend": _read("hccs")}
+
+
+def metrics() -> tuple[Metric, ...]:
+    """All of the table, each once."""
+    columns = [column for table in TABLES.values() for column in (*table.fields, *table.links)]
+    return tuple({column.metric.name: column.metric for column in columns}.values())
+
+
+def labels_of(device: Device, parent: Device | None = None) -> tuple[str, str, str]:
+    """The values of DEVICE_LABELS; an instance is called `parent:instance`."""
+    gpu = f"{parent.index}:{device.index}" if parent else str(device.index)
+    return gpu, device.uuid, device.model
+
+
+def _counters(columns: Sequence[Column], size: int) -> np.ndarray[Any, Any]:
+    mask = np.zeros(size, bool)
+    mask[[column.number for column in columns if column.metric.kind == "counter"]] = True
+    return mask
+
+
+def counter_masks() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Which fields, and which fields of links, only ever rise."""
+    table = TABLES["nvidia"]
+    return _counters(table.fields, len(FIELDS)), _counters(table.links, len(LINK_FIELDS))
+
+
+class Row:
+    """The columns of one device with their labels, in the order of one gather from a sample."""
+
+    def __init__(self, device: Device, parent: Device | None, links: int) -> None:
+        table = TABLES[device.vendor]
+        own = labels_of(device, parent)
+        self.fields = np.array([column.number for column in table.fields])
+        self.links = np.array([column.number for column in table.links])
+        per_link = [
+            (column.metric, (*own, str(link), *column.labels)) for link in range(links) for column in table.links
+        ]
+        self.names = [(column.metric, (*own, *column.labels)) for column in table.fields] + per_link
+        self.link_count = links
+
+    def present(
+        self, values: np.ndarray[Any, Any], link_values: np.ndarray[Any, Any]
+    ) -> Iterator[tuple[Metric, tuple[str, ...], float]]:
+        """Metric, labels and value of each that is not NaN."""
+        found = np.concatenate([values[self.fields], link_values[: self.link_count, self.links].ravel()])
+        for place in np.flatnonzero(np.isfinite(found)).tolist():
+            metric, labels = self.names[place]
+            yield metric, labels, float(found[place])
