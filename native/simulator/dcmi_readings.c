@@ -34,7 +34,7 @@ NPU_BOTH(dcmi_get_device_power_info, dcmiv2_get_device_power_info, SIMULATED_CAL
 	 signed_number(&call, SIMULATED_POWER_WATTS, 0.1, tenths))
 NPU_BOTH(dcmi_get_device_temperature, dcmiv2_get_device_temperature, SIMULATED_CALL_TEMPERATURE, (int32_t *celsius),
 	 signed_number(&call, SIMULATED_TEMPERATURE_CELSIUS, 1, celsius))
-NPU_BOTH(dcmi_get_device_voltage, dcmiv2_get_device_voltage, SIMULATED_CALL_POWER, (uint32_t *hundredths),
+NPU_BOTH(dcmi_get_device_voltage, dcmiv2_get_device_voltage, SIMULATED_CALL_CLOCKS, (uint32_t *hundredths),
 	 number(&call, SIMULATED_VOLTAGE_VOLTS, 0.01, hundredths))
 NPU_BOTH(dcmi_get_device_health, dcmiv2_get_device_health, SIMULATED_CALL_HEALTH, (uint32_t *level),
 	 number(&call, SIMULATED_HEALTH, 1, level))
