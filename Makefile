@@ -9,6 +9,8 @@ BENCH_PACKAGES := $(TEST_PACKAGES) python3-bpfcc bpfcc-tools libbpf-tools linux-
 
 SOURCES := setup.py pyproject.toml $(wildcard native/*.c native/*.h native/build_*.py bpf/*.c bpf/*.h)
 
+KERNEL_PACKAGES := $(TEST_PACKAGES) qemu-system-x86 qemu-system-common busybox-static kmod cpio
+
 # Installs the Debian packages that are missing; says the command instead where it may not.
 define debian
 @missing=""; for p in $(1); do \
@@ -21,7 +23,7 @@ done; \
   apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $$missing >/dev/null; }
 endef
 
-.PHONY: help build run test lint types unit bench wheel test-wheel docs clean packages-build packages-test packages-bench
+.PHONY: help build run test lint types unit bench wheel test-wheel docs clean packages-build packages-test packages-bench packages-kernels test-kernels
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +44,9 @@ types: build ## mypy --strict
 unit: build ## pytest (ARGS="-k name" to choose)
 	@$(BIN)/pytest $(ARGS)
 
+test-kernels: packages-kernels build ## every probe on Debian's kernels under QEMU (KERNELS="sid" for others)
+	@$(BIN)/python tests/kernels/run.py $(KERNELS)
+
 bench: packages-bench build ## benchmarks beside their peers (BENCH=drain for one)
 	@for b in $(if $(BENCH),$(BENCH),$(patsubst tests/bench/bench_%.py,%,$(wildcard tests/bench/bench_*.py))); do \
 	  $(BIN)/python tests/bench/bench_$$b.py || exit 1; done
@@ -60,6 +65,9 @@ packages-build:
 
 packages-test:
 	$(call debian,$(TEST_PACKAGES))
+
+packages-kernels:
+	$(call debian,$(KERNEL_PACKAGES))
 
 packages-bench:
 	$(call debian,$(BENCH_PACKAGES))
