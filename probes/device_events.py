@@ -50,8 +50,9 @@ class DeviceEvents:
 
     def take(self) -> list[Event]:
         with self._lock:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self.wake_fd)
+            if self.wake_fd >= 0:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self.wake_fd)
             taken, self._waiting = list(self._waiting), deque()
         return taken
 
@@ -66,8 +67,10 @@ class DeviceEvents:
         return f"{device.vendor} device {device.index} ({uuid})" if device else uuid
 
     def close(self) -> None:
+        """Events are dropped from now on. Safe twice."""
         with self._lock:
-            os.close(self.wake_fd)
+            if self.wake_fd >= 0:
+                os.close(self.wake_fd)
             self.wake_fd = -1
 
     def _names(self, uuid: str) -> dict[str, Any]:

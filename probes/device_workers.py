@@ -111,9 +111,10 @@ class Workers:
             return [*self._failed(), *self._quarantined(), *self._unreachable(), *self._unkillable()]
 
     def close(self) -> None:
-        """Ends every worker; the thread stays behind when one of them cannot be ended."""
-        self._stopping = True
-        os.eventfd_write(self._stop_fd, 1)
+        """Ends every worker; the thread stays behind when one of them cannot be ended. Safe twice."""
+        if not self._stopping:
+            self._stopping = True
+            os.eventfd_write(self._stop_fd, 1)
         self._thread.join(1.0)
 
     def _failed(self) -> Iterator[str]:
