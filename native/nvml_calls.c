@@ -125,7 +125,7 @@ static void read_power(struct nvml_reading *reading)
 	unsigned int milliwatts = 0;
 
 	/* Only where the driver has no field for it: on newer devices this is a mean of a second. */
-	if (reading->sample->status[DEVICE_POWER_WATTS] == DEVICE_UNSUPPORTED && asked(reading, DEVICE_POWER_WATTS))
+	if (nvml_field_unsupported(reading->slot, DEVICE_POWER_WATTS) && asked(reading, DEVICE_POWER_WATTS))
 		set_u32(reading, DEVICE_POWER_WATTS, NVML_CALL(reading, power, &milliwatts), &milliwatts, 1e-3);
 }
 

@@ -190,6 +190,15 @@ void nvml_read_fields(struct nvml_reading *reading, uint32_t group)
 	}
 }
 
+/* No id could tell this field of the device. */
+int nvml_field_unsupported(const struct nvml_slot *slot, uint32_t field)
+{
+	for (uint32_t i = 0; i < REQUESTS; i++)
+		if (requests[i].field == field && !slot->unsupported_request[i])
+			return 0;
+	return 1;
+}
+
 /* ---- links ---- */
 
 static uint32_t link_request(uint16_t id)
@@ -261,7 +270,7 @@ void nvml_read_link_fields(struct nvml_reading *reading, uint32_t group)
 			take_links(reading, selected[i], &values[i], count);
 }
 
-/* Every id that could have told this field of a link is unsupported. */
+/* The same for a field of the links. */
 int nvml_link_field_unsupported(const struct nvml_slot *slot, uint32_t field)
 {
 	for (uint32_t i = 0; i < LINK_REQUESTS; i++)

@@ -105,6 +105,7 @@ int32_t nvml_status(int returned);
 /* nvml_fields.c: everything of a group that nvmlDeviceGetFieldValues serves, in one call. */
 void nvml_read_fields(struct nvml_reading *reading, uint32_t group);
 void nvml_read_link_fields(struct nvml_reading *reading, uint32_t group);
+int nvml_field_unsupported(const struct nvml_slot *slot, uint32_t field);
 int nvml_link_field_unsupported(const struct nvml_slot *slot, uint32_t field);
 int nvml_read_one(struct nvml_reading *reading, uint32_t field, double *value);
 

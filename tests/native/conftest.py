@@ -16,7 +16,9 @@ import pytest
 from eagle_eye.native import failures
 from eagle_eye.native._bpf import lib
 from eagle_eye.native.bpf import Object
+from eagle_eye.native.device import Board
 from eagle_eye.native.maps import possible_cpus
+from eagle_eye.native.nvml import Nvml
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -121,3 +123,35 @@ def leaks():
 @pytest.fixture(scope="session")
 def cpus() -> int:
     return possible_cpus()
+
+
+@pytest.fixture(scope="session")
+def nvml_stub(tmp_path_factory):
+    """nvml_stub.py as a module, with the whole library compiled at `nvml_stub.whole`."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    module = load_module(HERE / "nvml_stub.py")
+    module.whole = module.compile_stub(tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1")
+    return module
+
+
+@pytest.fixture
+def stub(nvml_stub, tmp_path):
+    """The variables of a stub library that no other test has loaded."""
+    return nvml_stub.Stub(Path(shutil.copy(nvml_stub.whole, tmp_path / "libnvidia-ml.so.1")))
+
+
+@pytest.fixture
+def board():
+    board = Board.create()
+    yield board
+    board.close()
+
+
+@pytest.fixture
+def nvml(stub):
+    """The stub opened, initialized and its first device in slot 0."""
+    with Nvml(stub.path) as nvml:
+        nvml.init()
+        nvml.watch(0, "GPU-a")
+        yield nvml
