@@ -247,7 +247,9 @@ def _peer(client: Client) -> str:
 
 async def _discard(client: Client) -> None:
     """End a client for good. Its own close waits for a peer that may never read again, so the socket goes first."""
+    # Nothing here may end the connecting: abort() of a closed TLS transport raises AttributeError in Python 3.11.2.
     if (writer := _writer(client)) is not None:
-        writer.transport.abort()
+        with contextlib.suppress(Exception):
+            writer.transport.abort()
     with contextlib.suppress(Exception):
         await asyncio.wait_for(client.close(), CLOSE_DEADLINE_S)

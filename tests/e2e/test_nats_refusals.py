@@ -208,6 +208,25 @@ async def test_mutual_tls_with_password(server, publisher, event, until, authori
     await agent.stop(2.0)
 
 
+async def test_a_transport_that_does_not_abort_is_no_end_of_connecting(server, publisher, event, until, monkeypatch):
+    """As Python 3.11.2 does for TLS that is closed already."""
+
+    def closed_already(self) -> None:
+        raise AttributeError("'NoneType' object has no attribute '_abort'")
+
+    real = server()
+    real.start()
+    agent = await publisher(real.url)
+    await until(lambda: agent.statistics().state == "connected")
+    monkeypatch.setattr("asyncio.selector_events._SelectorTransport.abort", closed_already)
+    real.kill()
+    await until(lambda: agent.statistics().state == "disconnected")
+    real.start()
+    await until(lambda: agent.statistics().connects == 2)
+    agent.publish_event(event(1))
+    await until(lambda: agent.statistics().events_acked == 1)
+
+
 async def test_a_server_of_another_authority_is_refused(server, publisher, until, authority, tmp_path):
     server_files = authority.issue("server")
     real = server(tls={"cert_file": str(server_files[0]), "key_file": str(server_files[1])})
