@@ -67,6 +67,15 @@ static void open_block(const char *path)
 		close(fd);
 }
 
+/* The mapping stays: a thread that brings events may still be at work. */
+static void __attribute__((destructor)) close_block(void)
+{
+	int fd = __atomic_exchange_n(&block_fd, -1, __ATOMIC_ACQ_REL);
+
+	if (fd >= 0)
+		close(fd);
+}
+
 enum simulation_state simulation_open(enum simulated_vendor vendor)
 {
 	const char *path = secure_getenv(SIMULATION_VARIABLE);
