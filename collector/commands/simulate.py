@@ -1,4 +1,4 @@
-"""Simulates accelerators: vendor libraries that any program loads in the ordinary way.
+"""Simulates accelerators: vendor libraries that any program loads as usual.
 
 list  profiles, faults, and what can be set
 run   makes the devices of a profile for COMMAND, or until Ctrl-C without one
@@ -25,9 +25,9 @@ from ...native.errors import UsageError
 from ...native.simulator import Simulation, Timeline, describe, parse_changes, profile_names, read_scenario, seconds
 
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-USAGE = "list | run NAME [--scenario FILE] [-- COMMAND...] | set STATE DEVICE KEY=VALUE..."
+USAGE = "list | run NAME | set STATE DEVICE KEY=VALUE"
 EXAMPLES = """\
-  eagle-eye simulate run h100x8 -- python3 -c 'import pynvml; pynvml.nvmlInit()'
+  eagle-eye simulate run h100x8 -- python3 my_tool.py
   eagle-eye simulate run h100x8 --scenario heat.yaml -- eagle-eye run
   eagle-eye simulate set /tmp/sim/h100x8.state 3 fault=heat power_watts=650
   eagle-eye simulate set /tmp/sim/h100x8.state all call.power.delay=200ms

@@ -120,6 +120,11 @@ class Block:
         for device in state.device:
             _clear(device)
 
+    def head(self) -> Any:
+        """A writable view of everything before the devices."""
+        offset: int = self._ffi.offsetof("struct simulation", "device")
+        return memoryview(self._memory)[:offset]
+
     @contextmanager
     def lock(self) -> Iterator[Any]:
         """The state, for one writer of all processes."""

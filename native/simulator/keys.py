@@ -23,7 +23,8 @@ from .laws import PARTS, change, is_counter, number, rebase
 from .nearest import nearest
 
 XID_EVENT = 8
-FAULT_PARTS = {"code": 1.0, "delay": 1e3, "hang": 1.0, "crash": 1.0}
+# In the block's units: the vendor's code, milliseconds, switches.
+FAULT_RANGES = {"code": (-(1 << 31), (1 << 31) - 1), "delay": (0, 3_600_000), "hang": (0, 1), "crash": (0, 1)}
 ASSERTIONS = {"recover": 0, "occur": 1, "once": 2}
 # Bits of NVML's clock event reasons, and the counters that run while one is set.
 REASON_COUNTERS = {
@@ -190,9 +191,10 @@ def set_fault(faults: Any, key: str, rest: list[str], raw: object) -> None:
         raise UsageError(f"{key}: which calls, and what of them?", remedy="call.power.delay=200ms, call.all.hang=1")
     if rest[0] not in groups() and rest[0] != "all":
         raise unknown(key, [*groups(), "all"], rest[0])
-    if rest[1] not in FAULT_PARTS:
-        raise unknown(key, FAULT_PARTS, rest[1])
-    value = round(number(raw, key) * FAULT_PARTS[rest[1]])
+    if rest[1] not in FAULT_RANGES:
+        raise unknown(key, FAULT_RANGES, rest[1])
+    low, high = FAULT_RANGES[rest[1]]
+    value = whole(round(number(raw, key) * 1e3, 6) if rest[1] == "delay" else raw, key, low, high)
     for index in groups().values() if rest[0] == "all" else [groups()[rest[0]]]:
         setattr(faults[index], "delay_ms" if rest[1] == "delay" else rest[1], value)
 
@@ -212,8 +214,9 @@ def put(struct: Any, field: str, key: str, raw: object) -> None:
     elif kind.cname == "double":
         setattr(struct, field, number(raw, key))
     else:
-        low = -(1 << 31) if kind.cname.startswith("int") else 0
-        setattr(struct, field, whole(raw, key, low, (1 << 8 * declarations().sizeof(kind)) - 1))
+        bits = 8 * declarations().sizeof(kind)
+        signed = kind.cname.startswith("int")
+        setattr(struct, field, whole(raw, key, -(1 << bits - 1) if signed else 0, (1 << bits - signed) - 1))
 
 
 def whole(raw: object, key: str, low: int, high: int) -> int:

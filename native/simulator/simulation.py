@@ -75,10 +75,19 @@ class Simulation:
         wanted = list(flat({**(changes or {}), **more}))
         with self._block.lock():
             if device == NODE:
-                for key, value in wanted:
-                    set_node(self._block, key, value)
+                self._set_node(wanted)
                 return
             self._set_devices(chosen(str(device), "device", self.devices), wanted, over_s)
+
+    def _set_node(self, wanted: list[tuple[str, object]]) -> None:
+        head = self._block.head()
+        before = bytes(head)
+        try:
+            for key, value in wanted:
+                set_node(self._block, key, value)
+        except BaseException:
+            head[:] = before
+            raise
 
     def _set_devices(self, slots: list[int], wanted: list[tuple[str, object]], over_s: float) -> None:
         edits: list[DeviceEdit] = []
