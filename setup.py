@@ -193,12 +193,20 @@ if __name__ == "__main__":
             "structlog>=24.1",
         ],
         extras_require={
+            # Names of pods by the devices they hold, from the kubelet.
+            "kubernetes": [
+                "h2>=4.1",
+                "protobuf>=4.25",
+            ],
             "dev": [
                 "cryptography>=42",
+                "grpcio>=1.66",
+                "h2>=4.1",
                 "hypothesis>=6.100",
                 "import-linter>=2.1",
                 "jsonschema>=4.21",
                 "mypy>=1.11",
+                "protobuf>=4.25",
                 "psutil>=5.9",
                 "pytest>=8.2",
                 "pytest-asyncio>=0.24",
@@ -207,6 +215,7 @@ if __name__ == "__main__":
                 "setuptools>=77",
                 "types-PyYAML",
                 "types-cffi",
+                "types-protobuf",
                 "types-setuptools",
                 "wheel",
             ],
