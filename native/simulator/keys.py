@@ -1,13 +1,15 @@
 """The settings of a simulation: what `key=value` changes in the state block.
 
-power_watts=650  power_watts.wobble=20       a quantity of state.h, or a part of its law
-link.3.crc_flit_errors=500  link.all.up=0    the same of NVLink or HCCS links; links=18 how many there are
-call.power.delay=200ms                       delay, hang, crash or code of a group of calls
-process.1234.memory_bytes=40GiB              a process; process.1234=gone ends it
-instance.0.memory_total_bytes=20GiB          a MIG instance or vNPU; instance.0=gone ends it
-name=… uuid=… numa_node=1  lost=1  present=0 the device itself
-counters=0                                   everything that counts starts again
-xid=79  event=0x81078603                     an event, once
+power_watts=650  power_watts.wobble=20  a quantity, or a part of its law:
+                                        value, rate, wobble, period, low, high
+link.3.crc_flit_errors=500  links=18    of a link, or link.all; how many there are
+call.power.delay=200ms                  delay, hang, crash, code of such calls
+process.1234.memory_bytes=40GiB         a process; process.1234=gone ends it
+instance.0.memory_total_bytes=20GiB     a MIG instance or vNPU; or gone
+name=x uuid=y numa_node=1 lost=1        the device itself; present=0
+counters=0                              everything that counts
+xid=79  event=0x81078603:recover        an event, once
+reported_count=7  order=2,0,1           of the node; and driver_version
 """
 
 from __future__ import annotations
