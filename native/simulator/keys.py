@@ -2,7 +2,7 @@
 
 power_watts=650  power_watts.wobble=20  a quantity, or a part of its law:
                                         value, rate, wobble, period, low, high
-link.3.crc_flit_errors=500  links=18    of a link, or link.all; how many there are
+link.3.crc_flit_errors=500  links=18    of one, or link.all; how many
 call.power.delay=200ms                  delay, hang, crash, code of such calls
 process.1234.memory_bytes=40GiB         a process; process.1234=gone ends it
 instance.0.memory_total_bytes=20GiB     a MIG instance or vNPU; or gone
