@@ -2,7 +2,7 @@
 /* Ascend NPUs through libdcmi.so, opened at run time.
  *
  * Functions return DCMI_OK, a DCMI return code, or DEVICE_UNSUPPORTED where the library lacks the symbol.
- * One thread calls them, but for npu_lost, which any may call.
+ * One thread calls them, but npu_sample and npu_drain may each have their own; npu_lost is for any.
  */
 #ifndef EAGLE_EYE_DCMI_H
 #define EAGLE_EYE_DCMI_H
@@ -31,6 +31,7 @@ struct npu_identity {
 	char model[257];
 	char manufacturer[257];
 	char serial[257];
+	char firmware[257];
 	char cpus[513]; /* "0-23,48-71" */
 	uint32_t aicores;
 	uint32_t die[5]; /* all 0: unknown */

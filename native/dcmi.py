@@ -45,7 +45,7 @@ _DRAIN = 64
 
 
 class Dcmi:
-    """An open library. Not for two threads at once; init() before anything else.
+    """An open library; init() before anything else. One thread may call sample() and one drain() beside the rest.
 
     Raises UnavailableError when the library is not there, or is no DCMI.
     """

@@ -45,6 +45,7 @@ enum dcmi_return {
 
 enum dcmi_unit { DCMI_UNIT_NPU = 0, DCMI_UNIT_MCU = 1, DCMI_UNIT_CPU = 2 };
 enum dcmi_memory { DCMI_DDR = 0, DCMI_SRAM = 1, DCMI_HBM = 2, DCMI_NPU = 3 };
+enum dcmi_component { DCMI_COMPONENT_XLOADER = 1 /* what npu-smi calls the firmware */ };
 enum dcmi_die_kind { DCMI_NDIE = 0, DCMI_VDIE = 1 };
 
 enum dcmi_clock {

@@ -33,6 +33,8 @@
 	X(board, "dcmi_get_device_board_info", "dcmiv2_get_device_board_info", struct dcmi_board *) \
 	X(die, "dcmi_get_device_die_v2", "dcmiv2_get_device_die_id", int, struct dcmi_die *) \
 	X(label, "dcmi_get_device_elabel_info", "dcmiv2_get_device_elabel_info", struct dcmi_label *) \
+	X(component, "dcmi_get_device_component_static_version", "dcmiv2_get_device_component_static_version", int, \
+	  char *, uint32_t) \
 	X(affinity, "dcmi_get_affinity_cpu_info_by_device_id", "dcmiv2_get_affinity_cpu_info_by_dev_id", char *, int32_t *) \
 	X(kind, "dcmi_get_device_type", "dcmiv2_get_device_type", uint32_t *) \
 	X(boot, "dcmi_get_device_boot_status", "dcmiv2_get_device_boot_status", uint32_t *) \

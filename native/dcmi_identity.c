@@ -76,6 +76,15 @@ static void read_place(struct npu_reading *reading, struct npu_identity *identit
 	identity->slot_id = board.value.slot_id;
 }
 
+static void read_firmware(struct npu_reading *reading, struct npu_identity *identity)
+{
+	char version[ROOM_BYTES] = {0};
+	int code = NPU_ASK(reading, component, DCMI_COMPONENT_XLOADER, version, sizeof(identity->firmware) - 1);
+
+	if (code == DCMI_OK)
+		copy_text(identity->firmware, sizeof(identity->firmware), version, sizeof(version));
+}
+
 static void read_cpus(struct npu_reading *reading, struct npu_identity *identity)
 {
 	char cpus[ROOM_BYTES] = {0};
@@ -98,6 +107,7 @@ int npu_identify(struct npu_library *library, uint32_t index, struct npu_identit
 	read_label(&reading, identity);
 	read_die(&reading, identity);
 	read_place(&reading, identity);
+	read_firmware(&reading, identity);
 	read_cpus(&reading, identity);
 	identity->boot_status_status = NPU_ASK(&reading, boot, &identity->boot_status);
 	return reading.gone;

@@ -39,6 +39,7 @@ class Identity:
     model: str
     product: str
     version: str
+    firmware: str
     serial: str
     uuid: str
     pci_address: str
@@ -96,6 +97,7 @@ def identity_of(raw: Any) -> Identity:
         model=text(raw.model) or name,
         product=text(raw.product),
         version=text(raw.version),
+        firmware=text(raw.firmware),
         serial=text(raw.serial),
         uuid=_uuid(raw) if raw.die_status == 0 else "",
         pci_address=pci if raw.pci_status == 0 else "",

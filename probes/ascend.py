@@ -207,7 +207,7 @@ def _device(index: int, uuid: str, identity: Identity, driver: str, simulated: b
         pci_bdf=identity.pci_address,
         model=identity.model,
         driver=driver,
-        firmware=identity.version,
+        firmware=identity.firmware,
         serial=identity.serial,
         numa_node=-1 if node is None else node,
         simulated=simulated,

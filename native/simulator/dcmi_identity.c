@@ -93,6 +93,16 @@ static int label(const struct npu_call *call, struct dcmi_label *to)
 NPU_BOTH(dcmi_get_device_elabel_info, dcmiv2_get_device_elabel_info, SIMULATED_CALL_IDENTITY, (struct dcmi_label *to),
 	 label(&call, to))
 
+static int component(const struct npu_call *call, int kind, char *to, uint32_t capacity)
+{
+	if (kind != DCMI_COMPONENT_XLOADER)
+		return DCMI_BAD_PARAMETER;
+	return simulation_text(call->device, to, capacity, call->device->identity.firmware) ? DCMI_BAD_PARAMETER : DCMI_OK;
+}
+
+NPU_BOTH(dcmi_get_device_component_static_version, dcmiv2_get_device_component_static_version, SIMULATED_CALL_IDENTITY,
+	 (int kind, char *to, uint32_t capacity), component(&call, kind, to, capacity))
+
 static int affinity(const struct npu_call *call, char *to, int32_t *length)
 {
 	int node = call->device->identity.numa_node;

@@ -290,6 +290,8 @@ def test_identity(machine, npus):
     assert identity.pci_address == "0001:c1:00.0"
     assert identity.uuid == "5E1EC7ED-03000000-40000000-80000000-00000000"
     assert identity.serial == "21 [31m0"
+    assert identity.firmware == "7.5.0.1.129"
+    assert identity.version == "V1"
     assert identity.aicores == 20
     assert identity.boot_status == 3
     assert identity.cpus == "0-23"
