@@ -15,13 +15,24 @@ static int ask_info(struct npu_reading *reading, int main, uint32_t sub, void *t
 	return NPU_ASK(reading, info, main, sub, to, &size);
 }
 
+/* A count that fell from the upper half of 32 bits went round; from the lower half it began anew. */
+static uint64_t widened(uint64_t before, uint32_t now)
+{
+	uint64_t rounds = before >> 32 << 32;
+	uint32_t low = (uint32_t)before;
+
+	if (now >= low)
+		return rounds | now;
+	return low >> 31 ? rounds + (1ull << 32) + now : now;
+}
+
 static void widen(struct dcmi_hccs_counters *to, const struct dcmi_hccs_counters_32 *from)
 {
 	for (int link = 0; link < DCMI_PCS; link++) {
-		to->tx_flits[link] = from->tx_flits[link];
-		to->rx_flits[link] = from->rx_flits[link];
-		to->crc_errors[link] = from->crc_errors[link];
-		to->retries[link] = from->retries[link];
+		to->tx_flits[link] = widened(to->tx_flits[link], from->tx_flits[link]);
+		to->rx_flits[link] = widened(to->rx_flits[link], from->rx_flits[link]);
+		to->crc_errors[link] = widened(to->crc_errors[link], from->crc_errors[link]);
+		to->retries[link] = widened(to->retries[link], from->retries[link]);
 	}
 }
 
@@ -33,7 +44,9 @@ static int ask_hccs(struct npu_reading *reading, struct dcmi_hccs_counters *coun
 	if (status == DCMI_OK)
 		return status;
 	status = ask_info(reading, DCMI_MAIN_HCCS, DCMI_SUB_HCCS_COUNTERS_32, &narrow, sizeof(narrow));
-	widen(counters, &narrow);
+	if (status == DCMI_OK)
+		widen(&reading->slot->hccs, &narrow);
+	*counters = reading->slot->hccs;
 	return status;
 }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 
 import pytest
 
-from eagle_eye.native.dcmi import HOT_GROUPS, SECOND_GROUPS, TURN_GROUPS, Dcmi
+from eagle_eye.native.dcmi import FUNCTIONS, HOT_GROUPS, SECOND_GROUPS, TURN_GROUPS, Dcmi
 from eagle_eye.native.dcmi_types import numa_node
 from eagle_eye.native.device import ABSENT, FIELD, GROUP, LINK_FIELDS, NOT_READ, OK, UNSUPPORTED, Board, group_mask
 from eagle_eye.native.errors import DeviceError, UnavailableError
@@ -279,6 +281,22 @@ def test_not_supported_is_unsupported(machine, npus, board):
     machine.set(0, {"call.power.code": -8255})
     npus.sample(board, ONCE)
     assert board.value(0, "power_watts")[1] == UNSUPPORTED
+
+
+def test_a_call_that_hangs_is_named_and_holds_up_no_thread_of_python(machine, npus, board):
+    machine.set(0, {"call.power.hang": 1})
+    sampler = threading.Thread(target=npus.sample, args=(board, ONCE))
+    sampler.start()
+    until = time.monotonic() + 10
+    while (call := board.in_flight(0)) is None or call.group != "power":
+        assert time.monotonic() < until
+    assert (call.slot, FUNCTIONS[call.function]) == (0, "dcmi_get_device_power_info")
+    assert sampler.is_alive()
+    machine.set(0, {"call.power.hang": 0})
+    sampler.join(10)
+    assert not sampler.is_alive()
+    assert board.in_flight(0) is None
+    assert board.value(0, "power_watts")[1] == OK
 
 
 def test_identity(machine, npus):

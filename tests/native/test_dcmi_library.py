@@ -14,7 +14,7 @@ import pytest
 from eagle_eye.native._dcmi import ffi
 from eagle_eye.native.dcmi import FUNCTIONS, HOT_GROUPS, LIBRARY, SECOND_GROUPS, TURN_GROUPS, Dcmi
 from eagle_eye.native.dcmi_returns import RETURNS, failure, return_text
-from eagle_eye.native.device import OK, UNSUPPORTED, Board, group_mask
+from eagle_eye.native.device import ABSENT, LINK_FIELDS, OK, UNSUPPORTED, Board, group_mask
 from eagle_eye.native.errors import DeviceError, UnavailableError
 from eagle_eye.native.simulator.block import LIBRARIES
 from eagle_eye.native.simulator.simulation import VARIABLE, Simulation
@@ -239,6 +239,48 @@ def test_a_card_that_does_not_answer_costs_no_other(machine, tmp_path):
         dcmi.init()
         assert dcmi.refused == 1
         assert dcmi.count() == 64  # never more than the board has slots
+
+
+NARROW = """
+#include "dcmi_abi.h"
+static const uint32_t told[] = {4294967290u, 4, 4294967295u, 7, 3};
+static int turn;
+int dcmi_init(void) { return 0; }
+int dcmi_get_card_list(int *count, int *list, int room) { (void)room; *count = 1; list[0] = 0; return 0; }
+int dcmi_get_device_num_in_card(int card, int *count) { (void)card; *count = 1; return 0; }
+int dcmi_get_device_info(int card, int chip, int main, uint32_t sub, void *to, uint32_t *size)
+{
+	struct dcmi_hccs_counters_32 *counters = to;
+
+	(void)card, (void)chip;
+	if (main != DCMI_MAIN_HCCS || sub != DCMI_SUB_HCCS_COUNTERS_32 || *size != sizeof(*counters))
+		return -8255;
+	for (int link = 0; link < 16; link++)
+		counters->tx_flits[link] = told[turn], counters->crc_errors[link] = 0;
+	turn++;
+	return 0;
+}
+"""
+
+
+def test_counters_of_32_bits_go_on_rising(tmp_path):
+    (tmp_path / "narrow.c").write_text(NARROW)
+    library = tmp_path / LIBRARY
+    subprocess.run(["cc", f"-I{NATIVE}", "-shared", "-fPIC", tmp_path / "narrow.c", "-o", library], check=True)
+    board = Board.create()
+    tx, state = LINK_FIELDS.index("tx_packets"), LINK_FIELDS.index("state")
+    seen = []
+    with Dcmi(library) as dcmi:
+        dcmi.init()
+        dcmi.watch(0, 0)
+        for _ in range(5):
+            dcmi.sample(board, EVERY)
+            seen.append(int(board.pointer.samples[0].link_value[7][tx]))
+    around = 1 << 32
+    assert seen == [around - 6, around + 4, 2 * around - 1, 2 * around + 7, 3]  # the last one: the device was reset
+    assert board.pointer.samples[0].link_status[7][state] == UNSUPPORTED
+    assert board.pointer.samples[0].link_status[8][tx] == ABSENT
+    board.close()
 
 
 DOCUMENTED = {
