@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from . import __version__
 from .native.errors import EagleEyeError, UsageError
+from .native.frugal import be_frugal
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -70,6 +71,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one command line; gives the exit code."""
+    be_frugal()
     try:
         return _flushed(_dispatch(list(sys.argv[1:] if words is None else words)))
     except EagleEyeError as error:

@@ -57,6 +57,7 @@ class Runner:
         self._built = False
         self._closing = False
         self._wake_fds: tuple[int, ...] = ()
+        self._heeding = False
         self._loop = asyncio.get_running_loop()
         self._round = self._loop.create_future()
         self._ended = self._loop.create_future()
@@ -142,7 +143,8 @@ class Runner:
     # On the event loop.
 
     def _begin(self, now_ns: int) -> asyncio.Future[None]:
-        self._ignore_wakes()
+        if self._failures:  # this round may end with the probe built anew, its descriptors closed
+            self._ignore_wakes()
         self._busy_since_ns = now_ns
         self._round = self._loop.create_future()
         self._requests.put(now_ns)
@@ -151,7 +153,9 @@ class Runner:
     def _done(self, outcome: Sample | Exception, at_ns: int, took_ns: int, wake_fds: tuple[int, ...]) -> None:
         self._busy_since_ns = 0
         self._duration_ns = took_ns
-        self._wake_fds = wake_fds
+        if wake_fds != self._wake_fds:
+            self._ignore_wakes()
+            self._wake_fds = wake_fds
         if isinstance(outcome, Sample):
             self._succeed(outcome, at_ns)
         elif isinstance(outcome, UnavailableError) and not self._built:
@@ -160,7 +164,7 @@ class Runner:
         else:
             self._fail(outcome)
         self._round.set_result(None)
-        if wake_fds:
+        if wake_fds and not self._heeding:
             self._loop.call_later(WAKE_GAP_S, self._heed_wakes)
 
     def _succeed(self, sample: Sample, at_ns: int) -> None:
@@ -183,8 +187,9 @@ class Runner:
         self._state, self._reason, self._remedy = state, reason, remedy
 
     def _heed_wakes(self) -> None:
-        if self._closing or self._busy_since_ns:
+        if self._closing or self._heeding or self._busy_since_ns:
             return
+        self._heeding = True
         try:
             for fd in self._wake_fds:
                 self._loop.add_reader(fd, self._wake)
@@ -194,14 +199,15 @@ class Runner:
             self._fail(error)
 
     def _ignore_wakes(self) -> None:
+        self._heeding = False
         for fd in self._wake_fds:
             with suppress(TypeError, ValueError):  # no descriptor, as _heed_wakes found
                 self._loop.remove_reader(fd)
 
     def _wake(self) -> None:
         """A ring or the log has something: one round at once, and no other wake until it is done."""
-        if self.request(time.monotonic_ns()) is None:
-            self._ignore_wakes()
+        self._ignore_wakes()
+        if self.request(time.monotonic_ns()) is None and not self._busy_since_ns:
             self._loop.call_later(WAKE_GAP_S, self._heed_wakes)
 
 

@@ -6,9 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
-
-import numpy as np
+from operator import lt, sub
 
 from ..probes.model import Health, Reading, Snapshot
 from ..probes.probe import Histogram, Metric, Sample, Series
@@ -28,7 +26,7 @@ class Composer:
         self._boot_id = boot_id
         self._agent = f"{os.getpid()}-{time.monotonic_ns():x}"
         self._seq = 0
-        self._previous: dict[str, np.ndarray[Any, Any]] = {}
+        self._previous: dict[str, list[int]] = {}
 
     def compose(
         self, now_ns: int, interval_ns: int, samples: Sequence[tuple[str, int, Sample]], health: Sequence[Health]
@@ -66,25 +64,25 @@ class Composer:
 
     def _summary(self, series: Series, histogram: Histogram) -> dict[str, float]:
         key = f"{series.entity} {series_key(series)}"
-        counts = histogram.counts
+        # A dozen buckets: plain numbers are quicker than arrays.
+        counts: list[int] = histogram.counts.tolist()
         added = _added(self._previous.get(key), counts)
-        self._previous[key] = counts.copy()
+        self._previous[key] = counts
         summary = {
-            series_key(series, "_count"): float(counts.sum()),
+            series_key(series, "_count"): float(sum(counts)),
             series_key(series, "_sum"): float(histogram.total),
         }
-        if added.sum() > 0:
+        if any(added):
             for quantile in QUANTILES:
                 summary[series_key(series, "", quantile)] = quantile_of(histogram.bounds, added, quantile)
         return summary
 
 
-def _added(previous: np.ndarray[Any, Any] | None, counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _added(previous: list[int] | None, counts: list[int]) -> list[int]:
     """All of `counts` where there is nothing to compare with: at first, and after the probe was built anew."""
-    if previous is None or previous.shape != counts.shape or (counts < previous).any():
+    if previous is None or len(previous) != len(counts) or any(map(lt, counts, previous)):
         return counts
-    added: np.ndarray[Any, Any] = counts - previous
-    return added
+    return list(map(sub, counts, previous))
 
 
 def series_key(series: Series, suffix: str = "", quantile: float | None = None) -> str:
@@ -107,19 +105,18 @@ def _key(metric: Metric, labels: tuple[str, ...], is_host: bool, suffix: str, qu
     return name + "{" + ",".join(f'{label}="{_escape(value)}"' for label, value in pairs) + "}"
 
 
-def quantile_of(bounds: Sequence[float], counts: np.ndarray[Any, Any], quantile: float) -> float:
+def quantile_of(bounds: Sequence[float], counts: Sequence[int], quantile: float) -> float:
     """The quantile by linear interpolation within its bucket, as Prometheus does it.
 
     Values above the last bound are reported as the last bound: the histogram knows no more.
     """
-    edges = np.concatenate(([0.0], bounds))
-    cumulative = np.concatenate(([0.0], np.cumsum(counts[: len(bounds)])))
-    rank = quantile * counts.sum()
-    if rank >= cumulative[-1]:
-        return float(edges[-1])
-    bucket = int(np.searchsorted(cumulative, rank, side="right")) - 1
-    inside = (rank - cumulative[bucket]) / (cumulative[bucket + 1] - cumulative[bucket])
-    return float(edges[bucket] + inside * (edges[bucket + 1] - edges[bucket]))
+    rank = quantile * sum(counts)
+    below, lower = 0, 0.0
+    for upper, count in zip(bounds, counts, strict=False):
+        if below + count > rank:
+            return lower + (rank - below) / count * (upper - lower)
+        below, lower = below + count, upper
+    return float(lower)
 
 
 def _escape(value: str) -> str:

@@ -75,6 +75,6 @@ def test_quantile_lies_in_the_bucket_that_holds_its_rank(counts, quantile):
     rank = quantile * sum(counts)
     bucket = next(i for i in range(4) if sum(counts[: i + 1]) > rank or i == 3)
 
-    value = quantile_of(BOUNDS, np.array(counts), quantile)
+    value = quantile_of(BOUNDS, counts, quantile)
 
     assert edges[bucket] <= value <= edges[bucket + 1]
