@@ -104,7 +104,7 @@ class Board:
             self._memory = mmap.mmap(fd, _BYTES)
         except (OSError, ValueError) as why:
             raise UnavailableError(f"the device board cannot be mapped: {why}") from None
-        self.pointer: Any = ffi.from_buffer("struct device_board *", self._memory)
+        self._pointer: Any = ffi.from_buffer("struct device_board *", self._memory)
         self._array: np.ndarray[Any, Any] | None = None
         if not lib.device_board_valid(self.pointer):
             self.close()
@@ -123,6 +123,13 @@ class Board:
             lib.device_board_init(pointer)
             ffi.release(pointer)
         return cls(fd)
+
+    @property
+    def pointer(self) -> Any:
+        """`struct device_board *`, for the vendors' modules; ValueError once the board is closed."""
+        if self.fd < 0:
+            raise ValueError("the device board is closed")
+        return self._pointer
 
     @property
     def beat(self) -> int:
@@ -193,7 +200,7 @@ class Board:
     def close(self) -> None:
         """Safe twice."""
         if self.fd >= 0:
-            ffi.release(self.pointer)
+            ffi.release(self._pointer)
             self._memory.close()
             os.close(self.fd)
         self.fd = -1

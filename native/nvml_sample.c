@@ -4,7 +4,9 @@
 
 #include <string.h>
 
+#ifndef RELEARN_NS
 #define RELEARN_NS 60000000000ull
+#endif
 
 int32_t nvml_status(int returned)
 {

@@ -210,6 +210,8 @@ def test_closing_twice_and_mapping_again():
         assert other.in_flight(1).group == "init"
     board.close()
     board.close()
+    with pytest.raises(ValueError, match="closed"):
+        board.read()
     assert other.call_times("init").calls == 1
     other.close()
     assert ffi.sizeof("struct device_board") > mmap.PAGESIZE

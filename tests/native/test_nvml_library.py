@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eagle_eye.native import nvml as module
-from eagle_eye.native.device import FIELDS, NOT_READ, OK, UNSUPPORTED, group_mask
+from eagle_eye.native.device import FIELDS, NOT_READ, OK, UNSUPPORTED, Board, group_mask
 from eagle_eye.native.errors import DeviceError, UnavailableError
 from eagle_eye.native.nvml import FUNCTIONS, HOT_GROUPS, SLOW_GROUPS, Nvml
 
@@ -121,6 +121,13 @@ def test_a_closed_library_says_so(stub, board):
         nvml.sample(board, ALL)
     with pytest.raises(DeviceError, match="closed"):
         _ = nvml.missing
+
+
+def test_a_closed_board_takes_no_samples(nvml):
+    board = Board.create()
+    board.close()
+    with pytest.raises(ValueError, match="closed"):
+        nvml.sample(board, ALL)
 
 
 def test_no_gpu_is_no_error(stub):
