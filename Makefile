@@ -7,7 +7,7 @@ BUILD_PACKAGES := clang llvm gcc make libbpf-dev libelf-dev zlib1g-dev python3-d
 TEST_PACKAGES  := $(BUILD_PACKAGES) prometheus bpftool util-linux iproute2 tmux
 BENCH_PACKAGES := $(TEST_PACKAGES) python3-bpfcc bpfcc-tools libbpf-tools linux-headers-amd64 prometheus-node-exporter
 
-SOURCES := setup.py pyproject.toml $(wildcard native/*.c native/*.h native/build_*.py bpf/*.c bpf/*.h)
+SOURCES := setup.py pyproject.toml $(wildcard native/*.c native/*.h native/build_*.py native/simulator/*.c native/simulator/*.h bpf/*.c bpf/*.h)
 
 KERNEL_PACKAGES := $(TEST_PACKAGES) qemu-system-x86 qemu-system-common busybox-static kmod cpio
 
@@ -23,7 +23,7 @@ done; \
   apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $$missing >/dev/null; }
 endef
 
-.PHONY: help build run test lint types unit bench wheel test-wheel docs clean packages-build packages-test packages-bench packages-kernels test-kernels
+.PHONY: help build run test lint types unit bench wheel docs clean packages-build packages-test packages-bench packages-kernels test-kernels
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,7 +58,7 @@ wheel: build ## a wheel under build/dist
 	@$(BIN)/pip -q wheel --no-deps --no-build-isolation -w build/dist .
 
 clean: ## removes everything that build made
-	rm -rf $(VENV) build *.egg-info bpf/obj native/*.so native/_*.c native/_*.o
+	rm -rf $(VENV) build *.egg-info bpf/obj native/simulator/lib native/*.so native/_*.c native/_*.o
 
 packages-build:
 	$(call debian,$(BUILD_PACKAGES))
