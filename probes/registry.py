@@ -13,6 +13,7 @@ _MODULES = (
     "pressure",
     "link",
     "kmsg",
+    "devices",
 )
 
 PROBES: tuple[Spec, ...] = tuple(import_module(f".{module}", __package__).SPEC for module in _MODULES)

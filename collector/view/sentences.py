@@ -21,6 +21,15 @@ SENTENCES = {
     "kmsg.record": "{text}{repeats:times}",
     "kmsg.lost": "{records} kernel log records were overwritten before they were read",
     "link.state": "{device} went from {before} to {state}",
+    "device.call_stuck": "{model} {device}: {group} call has not returned for {stuck_seconds:time}{stack[0]:in}",
+    "device.call_recovered": "{model} {device} answers again, after {stuck_seconds:time}",
+    "device.worker_died": "{library} ended the process that asks it{signal:by}{group:in}",
+    "device.appeared": "{model} {device} ({uuid}) appeared",
+    "device.vanished": "{model} {device} ({uuid}) vanished: {reason}",
+    "device.counter_reset": "{model} {device} counts from the start again: {counters[0]}",
+    "device.xid": "{model} {device}: Xid {xid}",
+    "device.notice": "{model} {device}: {what}",
+    "device.fault": "{model} {device}: {meaning}, {assertion}",
 }
 
 _FORMATS: dict[str, Callable[[Any], str]] = {

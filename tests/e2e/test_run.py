@@ -139,11 +139,11 @@ def on_cpu(cpu: int, *command: str) -> subprocess.Popen:
 
 
 async def test_everything_works_here_and_says_so(running):
-    run = await running()
+    run = await running("--simulate", "h100x8")
     snapshot = await run.snapshot()
 
     assert {name: one["state"] for name, one in health(snapshot).items()} == dict.fromkeys(
-        ("sched", "tasks", "process", "pressure", "link", "kmsg", "nats"), "ok"
+        ("sched", "tasks", "process", "pressure", "link", "kmsg", "devices", "nats"), "ok"
     )
     assert snapshot["node"] == "n.1"
     assert all(subject.startswith("eagle_eye.v1.default.n_1.") for _, subject, _ in run.messages)

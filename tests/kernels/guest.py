@@ -21,9 +21,11 @@ import workloads
 from outcome import Outcome, Unmet
 
 from eagle_eye.native.errors import EagleEyeError, UnavailableError
-from eagle_eye.probes.registry import PROBES
+from eagle_eye.probes import registry
 
 CHECK_SECONDS = 120
+# A guest has no accelerator.
+PROBES = tuple(spec for spec in registry.PROBES if spec.name != "devices")
 
 
 def main() -> None:
