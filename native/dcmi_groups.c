@@ -215,6 +215,7 @@ static void read_ecc_of(struct npu_reading *reading, const struct ecc_fields *to
 {
 	NPU_ROOM(struct dcmi_ecc, ecc);
 	int status = NPU_ASK(reading, ecc, to->memory, &ecc.value);
+	uint32_t single = ecc.value.isolated_single_bit;
 
 	if (status == DCMI_OK && ecc.value.enabled == 0)
 		status = DEVICE_ABSENT;
@@ -224,7 +225,9 @@ static void read_ecc_of(struct npu_reading *reading, const struct ecc_fields *to
 	npu_set_number(reading, to->uncorrected_total, status, ecc.value.total_double_bit, 1);
 	if (to->memory != DCMI_HBM)
 		return;
-	npu_set_number(reading, DEVICE_RETIRED_PAGES_SINGLE_BIT, status, ecc.value.isolated_single_bit, 1);
+	/* The reference: reserved, and 0 where nothing counts it. */
+	npu_set_number(reading, DEVICE_RETIRED_PAGES_SINGLE_BIT, status == DCMI_OK && !single ? DEVICE_ABSENT : status,
+		       single, 1);
 	npu_set_number(reading, DEVICE_RETIRED_PAGES_DOUBLE_BIT, status, ecc.value.isolated_double_bit, 1);
 	npu_set_number(reading, DEVICE_RETIRED_PAGES_PENDING_SINGLE_BIT, status, ecc.value.next_isolated_single_bit, 1);
 	npu_set_number(reading, DEVICE_RETIRED_PAGES_PENDING_DOUBLE_BIT, status, ecc.value.next_isolated_double_bit, 1);

@@ -46,6 +46,7 @@ struct npu_slot {
 	bool load_refused[NPU_LOADS]; /* says that it is not supported */
 	bool load_moved[NPU_LOADS];   /* was once neither 0 nor 100: it is measured */
 	bool loads_known;             /* one call tells what most of the slow ones would */
+	uint32_t ports;                 /* links that are HCCS, a bit each; 0: not asked yet */
 	struct dcmi_hccs_counters hccs; /* widened from 32 bits, where the library has no more */
 };
 

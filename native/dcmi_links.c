@@ -53,6 +53,7 @@ static int ask_hccs(struct npu_reading *reading, struct dcmi_hccs_counters *coun
 #define HCCS_LINKS 8 /* of them the reference speaks; without a bit map no one knows which are wired */
 #define LANE_READY 0x1
 #define LANES_USED 0x1fe
+#define ALL_PORTS ((1u << HCCS_LINKS) - 1)
 
 /* -1: no such link, else whether it is up. `lanes` are those of the ports in the bit map only. */
 static int link_state(const struct dcmi_hccs_lanes *lanes, int link)
@@ -95,7 +96,8 @@ void npu_read_links(struct npu_reading *reading)
 	int map = ask_info(reading, DCMI_MAIN_HCCS, DCMI_SUB_HCCS_LANES, &lanes, sizeof(lanes));
 
 	if (map != DCMI_OK)
-		lanes.ports = (1u << HCCS_LINKS) - 1;
+		lanes.ports = ALL_PORTS;
+	reading->slot->ports = lanes.ports;
 	for (int link = 0; link < DCMI_PCS; link++) {
 		int state = link_state(&lanes, link);
 
@@ -146,16 +148,18 @@ static void read_pcie_bandwidth(struct npu_reading *reading)
 void npu_read_bandwidth(struct npu_reading *reading)
 {
 	NPU_ROOM(struct dcmi_hccs_bandwidth, hccs);
+	uint32_t ports = reading->slot->ports ? reading->slot->ports : ALL_PORTS;
 	int status;
 
 	hccs.value.measure_ms = MEASURE_MS;
 	status = NPU_ASK(reading, hccs_bandwidth, &hccs.value);
 	for (int link = 0; link < DCMI_PCS; link++) {
 		struct device_sample *sample = &reading->slot->sample;
+		int known = ports & 1u << link ? status : DEVICE_ABSENT;
 
-		device_set_link(sample, link, DEVICE_LINK_TX_BYTES_PER_SECOND, status,
+		device_set_link(sample, link, DEVICE_LINK_TX_BYTES_PER_SECOND, known,
 				hccs.value.tx[link] * GIGABYTES_A_SECOND);
-		device_set_link(sample, link, DEVICE_LINK_RX_BYTES_PER_SECOND, status,
+		device_set_link(sample, link, DEVICE_LINK_RX_BYTES_PER_SECOND, known,
 				hccs.value.rx[link] * GIGABYTES_A_SECOND);
 	}
 	read_pcie_bandwidth(reading);

@@ -135,6 +135,12 @@ def test_disabled_ecc_counts_nothing(machine, npus, board):
     assert board.value(0, "ecc_corrected_volatile_memory")[1] == ABSENT
 
 
+def test_no_isolated_pages_of_single_bit_errors_means_that_nothing_counts_them(npus, board):
+    npus.sample(board, ONCE)
+    assert board.value(0, "retired_pages_single_bit")[1] == ABSENT
+    assert board.value(0, "retired_pages_double_bit") == (0, OK)
+
+
 @pytest.mark.parametrize("sentinel", [0x7FFD, 0x7FFF])
 def test_a_sensor_that_failed_has_no_temperature(machine, npus, board, sentinel):
     machine.set(0, {"temperature_celsius": sentinel, "temperature_celsius.wobble": 0})
@@ -224,10 +230,12 @@ def test_a_unit_that_moved_is_measured_also_at_0(machine, npus, board):
 
 def test_bandwidth(machine, npus, board):
     machine.set(0, {"pcie_tx_bytes.rate": 3e9, "pcie_rx_bytes.rate": 5e9, "link.1.tx_bytes.rate": 2.5e9})
+    npus.sample(board, ONCE)
     turns(npus, board, ["bandwidth"], 1)
     assert board.value(0, "pcie_tx_bytes_per_second") == (3e9, OK)
     assert board.value(0, "pcie_rx_bytes_per_second") == (5e9, OK)
     assert link_value(board, 1, "tx_bytes_per_second") == (2.5e9, OK)
+    assert link_value(board, 7, "tx_bytes_per_second")[1] == ABSENT
 
 
 def test_a_lost_device_is_gone_and_its_values_with_it(machine, npus, board):
