@@ -201,6 +201,15 @@ struct nvml_temperature {
 	int32_t celsius;
 };
 
+/* Before NVML 12.3 the fabric's state came without a version. */
+struct nvml_fabric_v1 {
+	uint8_t cluster_uuid[16];
+	int32_t status;
+	uint32_t clique;
+	uint8_t state;
+	uint8_t padding[3];
+};
+
 #define NVML_FABRIC_V2 0x02000024
 #define NVML_FABRIC_V3 0x03000028
 

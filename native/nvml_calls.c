@@ -194,16 +194,31 @@ static void read_fan(struct nvml_reading *reading)
 		set_u32(reading, DEVICE_FAN_RATIO, NVML_CALL(reading, fan, &percent), &percent, PERCENT);
 }
 
+/* Of an older driver: there is no health. */
+static int old_fabric(struct nvml_reading *reading, struct nvml_fabric *fabric)
+{
+	struct nvml_fabric_v1 old = {0};
+	int returned = NVML_CALL(reading, fabric_v1, &old);
+
+	fabric->version = 0;
+	fabric->state = old.state;
+	fabric->status = old.status;
+	return returned;
+}
+
 static int fabric(struct nvml_reading *reading, struct nvml_fabric *fabric)
 {
-	int returned;
+	static const uint32_t versions[] = {NVML_FABRIC_V3, NVML_FABRIC_V2};
 
-	fabric->version = NVML_FABRIC_V3;
-	returned = NVML_CALL(reading, fabric, fabric);
-	if (returned != NVML_RETURN_VERSION_MISMATCH)
-		return returned;
-	fabric->version = NVML_FABRIC_V2;
-	return NVML_CALL(reading, fabric, fabric);
+	for (uint32_t i = 0; i < sizeof(versions) / sizeof(*versions); i++) {
+		int returned;
+
+		fabric->version = versions[i];
+		returned = NVML_CALL(reading, fabric, fabric);
+		if (!another_version(returned))
+			return returned;
+	}
+	return old_fabric(reading, fabric);
 }
 
 static void read_fabric(struct nvml_reading *reading)
@@ -217,7 +232,7 @@ static void read_fabric(struct nvml_reading *reading)
 	if (returned == NVML_RETURN_OK && found.state == NVML_FABRIC_NOT_SUPPORTED)
 		returned = NVML_RETURN_NOT_SUPPORTED;
 	set(reading, DEVICE_FABRIC_STATE, returned, found.state);
-	set(reading, DEVICE_FABRIC_HEALTH_MASK, returned, found.health_mask);
+	set(reading, DEVICE_FABRIC_HEALTH_MASK, returned, found.version ? found.health_mask : NAN);
 	set(reading, DEVICE_FABRIC_STATUS, returned, found.state == NVML_FABRIC_COMPLETED ? found.status : NAN);
 }
 

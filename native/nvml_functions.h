@@ -47,7 +47,8 @@
 	X(ecc, (nvml_device_t device, int kind, int lifetime, int location, unsigned long long *count),                \
 	  "nvmlDeviceGetMemoryErrorCounter", NULL)                                                                     \
 	X(fan, (nvml_device_t device, unsigned int *percent), "nvmlDeviceGetFanSpeed", NULL)                           \
-	X(fabric, (nvml_device_t device, struct nvml_fabric *fabric), "nvmlDeviceGetGpuFabricInfoV", NULL)
+	X(fabric, (nvml_device_t device, struct nvml_fabric *fabric), "nvmlDeviceGetGpuFabricInfoV", NULL)         \
+	X(fabric_v1, (nvml_device_t device, struct nvml_fabric_v1 *fabric), "nvmlDeviceGetGpuFabricInfo", NULL)
 
 #define NVML_NUMBER(name, arguments, symbol, older) NVML_FN_##name,
 enum nvml_function { NVML_API(NVML_NUMBER) NVML_FUNCTIONS };

@@ -60,14 +60,6 @@ struct nvml_pci_extended {
 	char bus_id[32];
 };
 
-/* Before NVML 12.3 the fabric's state came without a version. */
-struct nvml_fabric_v1 {
-	uint8_t cluster_uuid[16];
-	int32_t status;
-	uint32_t clique;
-	uint8_t state;
-};
-
 struct nvml_process_utilization_info {
 	uint64_t timestamp_us;
 	uint32_t pid;

@@ -9,7 +9,7 @@
 	X(init) X(shutdown) X(count) X(handle) X(field_values) X(utilization) X(encoder) X(decoder) X(jpeg)            \
 	X(optical_flow) X(memory_v2) X(memory) X(temperature_v1) X(temperature) X(threshold) X(power) X(clock)         \
 	X(event_reasons) X(performance_state) X(pcie_generation) X(pcie_width) X(link_state) X(link_error) X(ecc)      \
-	X(fan) X(fabric)
+	X(fan) X(fabric) X(fabric_v1)
 
 /* The value of a function with arguments is `value` plus a number made of them. */
 struct answer {
@@ -187,4 +187,11 @@ int nvmlDeviceGetGpuFabricInfoV(nvml_device_t device, struct nvml_fabric *fabric
 	memcpy(fabric, &stub_fabric_info, version & 0xffff);
 	fabric->version = version;
 	return answer(&stub_fabric);
+}
+int nvmlDeviceGetGpuFabricInfo(nvml_device_t device, struct nvml_fabric_v1 *fabric)
+{
+	(void)device;
+	fabric->state = stub_fabric_info.state;
+	fabric->status = stub_fabric_info.status;
+	return answer(&stub_fabric_v1);
 }

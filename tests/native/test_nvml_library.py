@@ -168,7 +168,6 @@ MISSING = {
     "nvmlDeviceGetUtilizationRates": "utilization_ratio",
     "nvmlDeviceGetOfaUtilization": "optical_flow_ratio",
     "nvmlDeviceGetFanSpeed": "fan_ratio",
-    "nvmlDeviceGetGpuFabricInfoV": "fabric_state",
     "nvmlDeviceGetMemoryErrorCounter": "ecc_corrected_volatile_l1",
 }
 
@@ -222,8 +221,9 @@ def test_memory_of_the_first_version_only(nvml_stub, tmp_path, board):
 # ---- layouts ----
 
 DOCUMENTED = {
-    "field_value": 40, "utilization": 8, "memory": 24, "memory_v2": 40, "temperature": 12, "fabric": 40, "pci": 68,
-    "process": 24, "process_utilization": 32, "sampled_value": 16, "event": 32, "violation": 16,
+    "field_value": 40, "utilization": 8, "memory": 24, "memory_v2": 40, "temperature": 12, "fabric": 40,
+    "fabric_v1": 28, "pci": 68, "process": 24, "process_utilization": 32, "sampled_value": 16, "event": 32,
+    "violation": 16,
 }  # fmt: skip
 OFFSETS = [
     ("field_value", "scope", 4), ("field_value", "timestamp_us", 8), ("field_value", "latency_us", 16),
@@ -251,7 +251,7 @@ SAME = {
     "nvmlMemory_v2_t": "memory_v2", "nvmlGpuFabricInfo_v3_t": "fabric", "nvmlPciInfo_t": "pci",
     "nvmlProcessInfo_t": "process", "nvmlProcessUtilizationSample_t": "process_utilization",
     "nvmlSample_t": "sampled_value", "nvmlEventData_t": "event", "nvmlViolationTime_t": "violation",
-    "nvmlTemperature_v1_t": "temperature",
+    "nvmlTemperature_v1_t": "temperature", "nvmlGpuFabricInfo_t": "fabric_v1",
 }  # fmt: skip
 EQUAL = {
     "nvmlMemory_v2": "NVML_MEMORY_V2", "nvmlGpuFabricInfo_v2": "NVML_FABRIC_V2",

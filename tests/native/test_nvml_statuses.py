@@ -87,6 +87,16 @@ def test_fabric_of_an_older_driver(stub, nvml, board):
     assert board.value(0, "fabric_health_mask") == (7, OK)
 
 
+def test_fabric_of_a_driver_without_versions(stub, nvml, board):
+    stub.set("fabric_version", 0)
+    stub.fabric.state, stub.fabric.status, stub.fabric.health_mask = 3, 5, 7
+    nvml.sample(board, group_mask(["fabric"]))
+    assert board.value(0, "fabric_state") == (3, OK)
+    assert board.value(0, "fabric_status") == (5, OK)
+    assert board.value(0, "fabric_health_mask")[1] == ABSENT
+    assert stub.answer("fabric_v1").calls == 1
+
+
 def test_what_a_device_cannot_tell_is_not_asked_again(stub, nvml, board):
     stub.answer("fan").code = 3
     for _ in range(5):
