@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -80,12 +80,13 @@ class DeviceOwners:
         self._series: list[Series] = []
         self.problem = ""
 
-    def series(self, now_ns: int, node: str, devices: Sequence[Users]) -> list[Series]:
+    def series(self, now_ns: int, node: str, users: Iterable[Users]) -> list[Series]:
         """HAMi's among them where they were asked for. Opens files, at most once a second; never waits."""
         if now_ns - self._renewed_ns >= _PERIOD_NS:
             self._renewed_ns = now_ns
-            uses = {users.device.uuid: self._uses(users) for users in devices}
-            self._series = [one for users in devices for one in _series(users, uses[users.device.uuid])]
+            devices = list(users)
+            uses = {each.device.uuid: self._uses(each) for each in devices}
+            self._series = [one for each in devices for one in _series(each, uses[each.device.uuid])]
             if self._regions:
                 self._series += self._hami(node, devices, uses)
         return self._series
