@@ -68,24 +68,31 @@ double eagle_eye_simulation_energy(const struct simulated_device *device, uint64
 	       integral(power, seconds_between(power->since_ns, energy->since_ns));
 }
 
-double simulation_value(const struct simulated_device *device, enum simulated_quantity quantity)
+/* Most values stand still and need no clock; samplers ask for thousands a second. */
+static double now_value(const struct simulated_device *device, const struct simulated_value *at)
 {
 	struct simulated_value law;
 
+	simulation_copy(device, &law, at, sizeof(law));
+	if (isnan(law.base))
+		return NAN;
+	if (law.rate_per_s == 0.0 && law.wobble == 0.0)
+		return within(&law, law.base);
+	return simulation_law(&law, simulation_clock_ns());
+}
+
+double simulation_value(const struct simulated_device *device, enum simulated_quantity quantity)
+{
 	if (quantity == SIMULATED_ENERGY_JOULES)
 		return eagle_eye_simulation_energy(device, simulation_clock_ns());
-	simulation_copy(device, &law, &device->value[quantity], sizeof(law));
-	return isnan(law.base) ? law.base : simulation_law(&law, simulation_clock_ns());
+	return now_value(device, &device->value[quantity]);
 }
 
 double simulation_link_value(const struct simulated_device *device, uint32_t link, enum simulated_link_quantity of)
 {
-	struct simulated_value law;
-
 	if (link >= SIMULATED_LINKS || !device->link[link].present)
 		return NAN;
-	simulation_copy(device, &law, &device->link[link].value[of], sizeof(law));
-	return isnan(law.base) ? law.base : simulation_law(&law, simulation_clock_ns());
+	return now_value(device, &device->link[link].value[of]);
 }
 
 double simulation_memory_used(const struct simulated_device *device)
