@@ -140,8 +140,6 @@ class Dcmi:
         if code:
             raise failure(f"the NPU with index {index} cannot be watched", code)
 
-    watch_index = watch
-
     def forget(self, slot: int) -> None:
         """Samples this slot no longer."""
         _check_slot(slot)

@@ -33,11 +33,6 @@ RETURNS: dict[int, tuple[str, str]] = {
     -8255: ("the device or its library does not support this", ""),
     UNSUPPORTED: ("the library lacks the function", "install a newer Ascend driver"),
 }
-NOT_READY = frozenset({-8006, -8012, -8017})
-"""Codes that pass by themselves."""
-
-NO_DEVICE = frozenset({-8007, -8008})
-"""Codes of a device that is gone."""
 
 # Of the machine and not of one call: everything else fails in the same way.
 _UNAVAILABLE = (-8002, -8013)
