@@ -120,15 +120,19 @@ EXPORTED nvml_return_t nvmlDeviceGetMemoryInfo_v2(nvml_device_t handle, struct n
 EXPORTED nvml_return_t nvmlDeviceGetBAR1MemoryInfo(nvml_device_t handle, struct nvml_bar1 *to)
 {
 	struct nvml_call call;
-	nvml_return_t code = nvml_begin_whole(&call, handle, SIMULATED_CALL_MEMORY);
+	nvml_return_t code = nvml_begin(&call, handle, SIMULATED_CALL_MEMORY);
+	double share = 1.0;
 	uint64_t total, used;
 
 	if (code)
 		return code;
 	if (!to)
 		return NVML_RETURN_INVALID_ARGUMENT;
-	total = simulation_integer(simulation_value(call.device, SIMULATED_BAR1_TOTAL_BYTES));
-	used = simulation_integer(simulation_value(call.device, SIMULATED_BAR1_USED_BYTES));
+	if (call.instance)
+		share = (double)call.instance->memory_total_bytes /
+			simulation_value(call.device, SIMULATED_MEMORY_TOTAL_BYTES);
+	total = simulation_integer(simulation_value(call.device, SIMULATED_BAR1_TOTAL_BYTES) * share);
+	used = simulation_integer(simulation_value(call.device, SIMULATED_BAR1_USED_BYTES) * share);
 	*to = (struct nvml_bar1){total, used < total ? total - used : 0, used};
 	return total ? NVML_RETURN_OK : NVML_RETURN_NOT_SUPPORTED;
 }

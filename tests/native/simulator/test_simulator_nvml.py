@@ -205,7 +205,8 @@ def partition(parent, index):
     return {"name": nvml.nvmlDeviceGetName(one), "uuid": nvml.nvmlDeviceGetUUID(one),
             "gi": nvml.nvmlDeviceGetGpuInstanceId(one), "ci": nvml.nvmlDeviceGetComputeInstanceId(one),
             "slices": attributes.gpuInstanceSliceCount, "mebibytes": attributes.memorySizeMB,
-            "total": nvml.nvmlDeviceGetMemoryInfo(one).total, "is": nvml.nvmlDeviceIsMigDeviceHandle(one).value,
+            "total": nvml.nvmlDeviceGetMemoryInfo(one).total, "bar1": nvml.nvmlDeviceGetBAR1MemoryInfo(one).bar1Total,
+            "is": nvml.nvmlDeviceIsMigDeviceHandle(one).value,
             "parent": nvml.nvmlDeviceGetIndex(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(one)),
             "again": nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByUUID(nvml.nvmlDeviceGetUUID(one))),
             "utilization": error(nvml.nvmlDeviceGetUtilizationRates, one)}
@@ -223,6 +224,7 @@ tell([nvml.nvmlDeviceGetMigMode(one), nvml.nvmlDeviceGetMaxMigDeviceCount(one), 
         assert one["again"] == one["uuid"]
         assert (one["is"], one["parent"], one["ci"], one["utilization"]) == (1, 1, 0, 3)
         assert one["total"] == one["mebibytes"] << 20
+        assert one["bar1"] == pytest.approx(one["total"] * 128 / 80, rel=1e-6)
 
 
 def test_topology_follows_switches_and_nodes(h100x8, ask):
@@ -241,6 +243,17 @@ def test_order_of_devices_may_change(h100x8, ask):
     h100x8.set(1, present=0)
     after = ask(h100x8, "tell([nvml.nvmlDeviceGetUUID(gpu(n)) for n in range(nvml.nvmlDeviceGetCount())])")
     assert after == [before[slot] for slot in (7, 0, 2, 3, 4, 5, 6)]
+
+
+def test_what_other_programs_ask_beside(h100x8, ask):
+    lines = """
+one = gpu(0)
+tell([nvml.nvmlDeviceGetComputeMode(one), nvml.nvmlDeviceGetDisplayActive(one), nvml.nvmlDeviceGetAccountingMode(one),
+      error(nvml.nvmlDeviceGetCurrentDriverModel, one), nvml.nvmlDeviceGetPersistenceMode(one),
+      nvml.nvmlDeviceGetCudaComputeCapability(one), nvml.nvmlSystemGetCudaDriverVersion(),
+      nvml.nvmlDeviceGetEnforcedPowerLimit(one), nvml.nvmlDeviceGetPowerManagementLimitConstraints(one)])
+"""
+    assert ask(h100x8, lines) == [0, 0, 0, 3, 1, [9, 0], 12040, 700000, [200000, 700000]]
 
 
 def test_calls_before_init_and_after_shutdown(h100x8, ask):

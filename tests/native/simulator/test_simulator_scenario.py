@@ -115,7 +115,7 @@ def test_a_running_simulation_is_changed_from_outside_and_ends_in_order(tmp_path
 
 
 def test_ctrl_c_ends_the_command_first(tmp_path):
-    code = "import time\nprint('up', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(5)"
+    code = "import time\ntry: print('up', flush=True), time.sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(5)"
     command = [*COMMAND, "run", "h100x8", "--state", tmp_path / "sim", "--", sys.executable, "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as running:
         assert running.stdout.readline() == "up\n"

@@ -1,0 +1,49 @@
+"""`--simulate`: devices for the processes that the agent starts, and only when asked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from eagle_eye.__main__ import main
+from eagle_eye.collector.config import load
+from eagle_eye.collector.simulated import simulated_devices
+from eagle_eye.native.errors import UsageError
+
+NAME = "import pynvml as n; n.nvmlInit(); print(n.nvmlDeviceGetName(n.nvmlDeviceGetHandleByIndex(7)))"
+VARIABLES = ("LD_LIBRARY_PATH", "EAGLE_EYE_SIMULATION")
+
+
+def test_children_find_the_devices_and_the_environment_is_as_before_afterwards():
+    before = dict(os.environ)
+    with simulated_devices(load((), {"simulate": "h100x8"}, {})):
+        told = subprocess.check_output([sys.executable, "-c", NAME], text=True)
+        state = os.environ["EAGLE_EYE_SIMULATION"]
+    assert told == "NVIDIA H100 80GB HBM3 (simulated)\n"
+    assert not os.path.exists(state)
+    assert dict(os.environ) == before
+
+
+def test_nothing_is_simulated_unless_asked():
+    before = dict(os.environ)
+    with simulated_devices(load((), {}, {})):
+        assert dict(os.environ) == before
+
+
+def test_an_unknown_profile_is_named_with_what_it_may_have_been():
+    with pytest.raises(UsageError, match="no profile is called 'h100x4'; did you mean h100x8"):
+        simulated_devices(load((), {"simulate": "h100x4"}, {})).__enter__()
+
+
+def test_the_simulation_of_a_parent_is_no_unknown_setting():
+    assert load((), {}, {"EAGLE_EYE_SIMULATION": "/tmp/state"}).simulate is None
+
+
+@pytest.mark.parametrize("command", ["agent --nats nats://127.0.0.1:1", "run", "check"])
+def test_commands_refuse_an_unknown_profile(command, capfd, tmp_path):
+    code = main([*command.split(), "--simulate", "h100", "--state-dir", str(tmp_path)])
+    assert code == 2
+    assert "no profile is called 'h100'; did you mean h100x8?" in capfd.readouterr().err
