@@ -231,7 +231,10 @@ EXPORTED nvml_return_t nvmlDeviceGetFieldValues(nvml_device_t handle, int32_t co
 	for (int32_t n = 0; n < count; n++) {
 		values[n].timestamp_us = now.tv_sec * 1000000LL + now.tv_nsec / 1000;
 		values[n].latency_us = 0;
-		fill(&call, &verdicts, &values[n]);
+		if (call.instance) /* these fields are of whole devices */
+			values[n].status = NVML_RETURN_NOT_SUPPORTED;
+		else
+			fill(&call, &verdicts, &values[n]);
 	}
 	return NVML_RETURN_OK;
 }

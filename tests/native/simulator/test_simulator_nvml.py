@@ -209,6 +209,7 @@ def partition(parent, index):
             "is": nvml.nvmlDeviceIsMigDeviceHandle(one).value,
             "parent": nvml.nvmlDeviceGetIndex(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(one)),
             "again": nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByUUID(nvml.nvmlDeviceGetUUID(one))),
+            "power": nvml.nvmlDeviceGetFieldValues(one, [nvml.NVML_FI_DEV_POWER_INSTANT])[0].nvmlReturn,
             "utilization": error(nvml.nvmlDeviceGetUtilizationRates, one)}
 one = gpu(1)
 tell([nvml.nvmlDeviceGetMigMode(one), nvml.nvmlDeviceGetMaxMigDeviceCount(one), [partition(one, n) for n in range(3)],
@@ -222,7 +223,7 @@ tell([nvml.nvmlDeviceGetMigMode(one), nvml.nvmlDeviceGetMaxMigDeviceCount(one), 
     ]
     for one in found[2]:
         assert one["again"] == one["uuid"]
-        assert (one["is"], one["parent"], one["ci"], one["utilization"]) == (1, 1, 0, 3)
+        assert (one["is"], one["parent"], one["ci"], one["utilization"], one["power"]) == (1, 1, 0, 3, 3)
         assert one["total"] == one["mebibytes"] << 20
         assert one["bar1"] == pytest.approx(one["total"] * 128 / 80, rel=1e-6)
 
