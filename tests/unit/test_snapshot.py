@@ -1,5 +1,7 @@
 """Snapshots: series keys, interval quantiles, and what is left out."""
 
+import time
+
 import msgspec
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from eagle_eye.collector.snapshot import Composer, quantile_of, series_key
 from eagle_eye.probes.model import Snapshot
-from eagle_eye.probes.probe import Histogram, Metric, Sample, Series
+from eagle_eye.probes.probe import EventSource, Histogram, Metric, Sample, Series
 
 WAIT = Metric("eagle_eye_wait_seconds", "histogram", "Waits.")
 EXITS = Metric("eagle_eye_exits_total", "counter", "Exits.", ("reason",))
@@ -78,3 +80,17 @@ def test_quantile_lies_in_the_bucket_that_holds_its_rank(counts, quantile):
     value = quantile_of(BOUNDS, counts, quantile)
 
     assert edges[bucket] <= value <= edges[bucket + 1]
+
+
+def test_a_step_of_the_wall_clock_shows_in_the_offset_and_nowhere_else(composer, monkeypatch):
+    before = compose(composer, waits(1, 0, 0, 0))
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() - 3600 * 10**9)
+    after = compose(composer, waits(2, 0, 0, 0))
+    event = EventSource("sched", node="n", cluster="c", boot_id="b").make("sched.long_wait", 77, entity="host")
+
+    hour_s = (before.wall_offset_ns - after.wall_offset_ns) / 1e9
+    assert hour_s == pytest.approx(3600, abs=1)
+    assert (after.seq, after.at_ns) == (before.seq + 1, before.at_ns)
+    assert event.wall_offset_ns == pytest.approx(after.wall_offset_ns, abs=1e9)
+    assert event.id == "b:sched:77", "ids follow the monotonic clock"
