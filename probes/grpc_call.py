@@ -97,8 +97,6 @@ class _Exchange:
 
         if isinstance(event, events.DataReceived):
             self._body += event.data
-            if len(self._body) > self._most_bytes + _PREFIX.size:
-                raise ValueError(f"the answer is longer than {self._most_bytes} bytes")
             self._connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         elif isinstance(event, (events.ResponseReceived, events.TrailersReceived)):
             self._trailers.update((str(name), str(value)) for name, value in event.headers)

@@ -227,8 +227,9 @@ def test_a_big_answer_comes_through_the_flow_control_window(path):
     assert (told.problem, len(told.holders[GPU])) == ("", 10_000)
 
 
-def test_an_answer_without_end_is_cut_off(path):
-    with kubelet(path, lambda _: ANSWER * 100_000):
+@pytest.mark.parametrize("size", [5 << 20, 50 << 20])
+def test_an_answer_that_is_too_long_is_cut_off(path, size):
+    with kubelet(path, lambda _: ANSWER * (size // len(ANSWER))):
         assert "longer than 4194304 bytes" in ask(path, deadline_s=20).problem
 
 
@@ -267,7 +268,19 @@ def dribble(client):
             time.sleep(0.01)
 
 
-@pytest.mark.parametrize("talk", [hang, dribble])
+def flood(client):
+    """Says only what has to be answered, and never listens."""
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    connection.initiate_connection()
+    client.sendall(connection.data_to_send())
+    connection.ping(b"eagleeye")
+    pings = connection.data_to_send() * 1000
+    with contextlib.suppress(OSError):
+        while True:
+            client.sendall(pings)
+
+
+@pytest.mark.parametrize("talk", [hang, dribble, flood])
 def test_a_kubelet_that_hangs_costs_the_deadline_and_no_more(path, talk):
     with listener(path, talk):
         started = time.monotonic()
