@@ -4,7 +4,7 @@ list  profiles, faults, and what can be set
 run   makes the devices of a profile for COMMAND, or until Ctrl-C without one
 set   changes a running simulation: DEVICE is a number, all or node
 
-Everything simulated says so: names and driver versions end in (simulated).
+Everything simulated says so: driver versions end in (simulated).
 """
 
 from __future__ import annotations
