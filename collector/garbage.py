@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..probes.model import Event
-from ..probes.probe import Histogram, Sample, Series, Spec
+from ..probes.probe import Histogram, Metric, Sample, Series, Spec
 
 
 class GarbageError(Exception):
@@ -19,8 +19,9 @@ def refuse_garbage(spec: Spec, sample: object) -> Sample:
     """`sample` itself when it is lawful for `spec`; GarbageError naming the first thing that is not."""
     if not isinstance(sample, Sample):
         raise GarbageError(f"the round returned {type(sample).__name__}, not a Sample")
+    declared = {metric.name: metric for metric in spec.metrics}
     for series in sample.series:
-        _refuse_series(spec, series)
+        _refuse_series(spec, declared, series)
     for event in sample.events:
         if not isinstance(event, Event):
             raise GarbageError(f"an event is {type(event).__name__}, not an Event")
@@ -30,9 +31,10 @@ def refuse_garbage(spec: Spec, sample: object) -> Sample:
     return sample
 
 
-def _refuse_series(spec: Spec, series: Series) -> None:
+def _refuse_series(spec: Spec, declared: Mapping[str, Metric], series: Series) -> None:
     metric = series.metric
-    if metric not in spec.metrics:
+    known = declared.get(metric.name)
+    if known is not metric and known != metric:
         raise GarbageError(f"{metric.name} is not among the metrics that {spec.name} declares")
     if len(series.labels) != len(metric.labels):
         raise GarbageError(f"{metric.name} has {len(series.labels)} label values for {len(metric.labels)} labels")

@@ -9,7 +9,7 @@ from functools import lru_cache
 from operator import lt, sub
 
 from ..probes.model import Health, Reading, Snapshot
-from ..probes.probe import Histogram, Metric, Sample, Series
+from ..probes.probe import Histogram, Sample, Series
 
 QUANTILES = (0.5, 0.99)
 HOST = "host"
@@ -87,19 +87,15 @@ def _added(previous: list[int] | None, counts: list[int]) -> list[int]:
 
 def series_key(series: Series, suffix: str = "", quantile: float | None = None) -> str:
     """The series as Prometheus writes it: `name{label="value"}`; without DEVICE_LABELS, unless it is the host's."""
-    return _key(series.metric, series.labels, series.entity == HOST, suffix, quantile)
+    metric = series.metric
+    return _key(metric.name + suffix, metric.labels, series.labels, series.entity == HOST, quantile)
 
 
 @lru_cache(maxsize=20_000)
-def _key(metric: Metric, labels: tuple[str, ...], is_host: bool, suffix: str, quantile: float | None) -> str:
-    pairs = [
-        (label, value)
-        for label, value in zip(metric.labels, labels, strict=True)
-        if is_host or label not in DEVICE_LABELS
-    ]
+def _key(name: str, names: tuple[str, ...], values: tuple[str, ...], is_host: bool, quantile: float | None) -> str:
+    pairs = [pair for pair in zip(names, values, strict=True) if is_host or pair[0] not in DEVICE_LABELS]
     if quantile is not None:
         pairs.append(("quantile", f"{quantile:g}"))
-    name = metric.name + suffix
     if not pairs:
         return name
     return name + "{" + ",".join(f'{label}="{_escape(value)}"' for label, value in pairs) + "}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from ..native.device import FIELD, FIELDS, LINK_FIELDS
 from .model import Device
-from .probe import Metric, MetricKind
+from .probe import Metric, MetricKind, Series
 
 PREFIX = "eagle_eye_device_"
 # Every metric of a device has these first.
@@ -86,19 +86,24 @@ class Row:
     def __init__(self, device: Device, parent: Device | None, links: int) -> None:
         table = TABLES[device.vendor]
         own = labels_of(device, parent)
-        self.fields = np.array([column.number for column in table.fields])
-        self.links = np.array([column.number for column in table.links])
+        self._fields = np.array([column.number for column in table.fields])
+        self._links = np.array([column.number for column in table.links])
         per_link = [
             (column.metric, (*own, str(link), *column.labels)) for link in range(links) for column in table.links
         ]
-        self.names = [(column.metric, (*own, *column.labels)) for column in table.fields] + per_link
-        self.link_count = links
+        self._names = [(column.metric, (*own, *column.labels)) for column in table.fields] + per_link
+        self._uuid = device.uuid
+        self._link_count = links
+        self._last = np.full(len(self._names), np.nan)
+        self._series: list[Series | None] = [None] * len(self._names)
 
-    def present(
-        self, values: np.ndarray[Any, Any], link_values: np.ndarray[Any, Any]
-    ) -> Iterator[tuple[Metric, tuple[str, ...], float]]:
-        """Metric, labels and value of each that is not NaN."""
-        found = np.concatenate([values[self.fields], link_values[: self.link_count, self.links].ravel()])
-        for place in np.flatnonzero(np.isfinite(found)).tolist():
-            metric, labels = self.names[place]
-            yield metric, labels, float(found[place])
+    def series(self, values: np.ndarray[Any, Any], link_values: np.ndarray[Any, Any]) -> Iterable[Series]:
+        """One for each value that is a number; most are those of the last round, for most values rest."""
+        found = np.concatenate([values[self._fields], link_values[: self._link_count, self._links].ravel()])
+        changed = (found != self._last) & ~(np.isnan(found) & np.isnan(self._last))
+        for place in np.flatnonzero(changed).tolist():
+            metric, labels = self._names[place]
+            value = float(found[place])
+            self._series[place] = Series(metric, value, labels, self._uuid) if np.isfinite(value) else None
+        self._last = found
+        return filter(None, self._series)

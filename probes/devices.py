@@ -135,7 +135,7 @@ class DevicesProbe:
             self._take(uuid, copy)
 
     def _take(self, uuid: str, copy: Any) -> None:
-        state = self._states.setdefault(uuid, State())
+        state = self._states.get(uuid) or self._states.setdefault(uuid, State())
         if not copy["samples"] or int(copy["at_ns"]) == state.at_ns:
             return
         before = state.error
@@ -164,10 +164,7 @@ class DevicesProbe:
         for name in STATES:
             yield Series(HEALTH, int(name == health), (*own, name), device.uuid)
         if state is not None and is_current:
-            for metric, labels, value in self._row(device, parent, state.link_count).present(
-                state.values, state.link_values
-            ):
-                yield Series(metric, value, labels, device.uuid)
+            yield from self._row(device, parent, state.link_count).series(state.values, state.link_values)
 
     def _row(self, device: Device, parent: Device | None, links: int) -> Row:
         key = (device, links)

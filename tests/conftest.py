@@ -27,6 +27,10 @@ settings.register_profile("eagle_eye", deadline=None)
 settings.load_profile("eagle_eye")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the files that golden tests compare with")
+
+
 def pytest_report_header() -> str:
     """How long the product's files are."""
     floors = ("bpf", "native", "probes", "collector", "diagnosis")
