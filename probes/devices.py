@@ -9,13 +9,16 @@ import numpy as np
 
 from ..native.device import DEVICE_MAX, FIELD, LINK_FIELDS, LINKS_MAX, NOT_READ
 from ..native.errors import UnavailableError
+from . import device_owners, hami
 from .device_counters import Monotone
 from .device_events import DeviceEvents
 from .device_library import find_library
 from .device_metrics import DEVICE_LABELS, PREFIX, Row, counter_masks, labels_of, metrics
+from .device_owners import Users
 from .device_seats import Library
 from .device_times import CALL_SECONDS
 from .device_workers import Workers
+from .hami import DeviceMemory
 from .model import Device, DeviceLink
 from .options import Option
 from .probe import Context, Metric, Sample, Series, Spec
@@ -100,6 +103,12 @@ class DevicesProbe:
             retry=options["retry"],
             **how,
         )
+        self._node = context.events.node
+        self._owners = device_owners.build(
+            context.paths,
+            pod_resources=options["pod_resources"],
+            hami_root=options["hami_root"] if options["hami"] else None,
+        )
         self.workers.wait_for_first(FIRST_INVENTORY_S)
 
     def sample(self, now_ns: int) -> Sample:
@@ -108,7 +117,7 @@ class DevicesProbe:
         stuck = self.workers.stuck()
         series = [one for device in devices.values() for one in self._of_device(device, devices, stuck, now_ns)]
         return Sample(
-            [*series, *self.workers.call_times()],
+            [*series, *self.workers.call_times(), *self._owners.series(now_ns, self._node, self._users(devices))],
             self._events.take(),
             {"events_full": self._events.dropped, "bad_message": self.workers.bad_messages},
             "; ".join(self._troubles(devices))[:1000],
@@ -121,6 +130,7 @@ class DevicesProbe:
         return (self._events.wake_fd,)
 
     def close(self) -> None:
+        self._owners.close()
         self.workers.close()
         self._events.close()
 
@@ -166,6 +176,18 @@ class DevicesProbe:
         if state is not None and is_current:
             yield from self._row(device, parent, state.link_count).series(state.values, state.link_values)
 
+    def _users(self, devices: dict[str, Device]) -> Iterator[Users]:
+        for uuid, device in devices.items():
+            processes = self.workers.processes.get(uuid, ())
+            yield Users(device, processes, devices.get(device.parent_uuid), self._memory(uuid))
+
+    def _memory(self, uuid: str) -> DeviceMemory | None:
+        state = self._states.get(uuid)
+        if state is None or state.error:
+            return None
+        used, total = (state.value(f"memory_{name}_bytes") for name in ("used", "total"))
+        return DeviceMemory(uuid, None if np.isnan(used) else used, None if np.isnan(total) else total)
+
     def _row(self, device: Device, parent: Device | None, links: int) -> Row:
         key = (device, links)
         if key not in self._rows:
@@ -178,7 +200,7 @@ class DevicesProbe:
         troubles = self.workers.troubles()
         if not devices and not troubles:
             return ["no device is known yet" if not self.workers.inventories else "the libraries know no device"]
-        return troubles
+        return [*troubles, self._owners.problem] if self._owners.problem else troubles
 
     def _topology(self) -> tuple[DeviceLink, ...]:
         return tuple(link for inventory in list(self.workers.inventories.values()) for link in inventory.links)
@@ -213,7 +235,7 @@ SPEC = Spec(
     name="devices",
     help="GPUs and NPUs: load, memory, temperature, power, clocks, throttling, links, memory errors and health.",
     build=build,
-    metrics=(*metrics(), HEALTH, CALL_SECONDS, INFO),
-    options=(RATE, DEADLINE, RETRY, NVML, DCMI),
-    cost="one process per vendor; see the table of costs",
+    metrics=(*metrics(), HEALTH, CALL_SECONDS, INFO, *device_owners.METRICS, *hami.METRICS),
+    options=(RATE, DEADLINE, RETRY, NVML, DCMI, *device_owners.OPTIONS),
+    cost="a process of 0.4 % of a core and 23 MiB for 8 GPUs, 7 ms per round",
 )
