@@ -20,7 +20,8 @@ from ..probes.probe import Histogram, Metric, Series
 MAX_SERIES = 10_000
 MAX_LABEL_CHARACTERS = 1024
 
-_NAME = re.compile(r"eagle_eye(_[a-z0-9]+)+")
+# Dashboards of HAMi ask for metrics by HAMi's own names.
+_NAME = re.compile(r"(eagle_eye|hami)(_[a-z0-9]+)+")
 _LABEL = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED_ENDINGS = ("_bucket", "_count", "_sum", "_created", "_total")
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)], "\N{REPLACEMENT CHARACTER}")
@@ -43,7 +44,7 @@ def check_metric(metric: Metric) -> None:
 
 
 def _problem(metric: Metric) -> str:
-    if not _NAME.fullmatch(metric.name):
+    if not metric.foreign and not _NAME.fullmatch(metric.name):
         return "the name must be eagle_eye_ and lower-case words joined by underscores"
     if metric.kind not in _FAMILIES:
         return f"the kind {metric.kind!r} is none of {', '.join(_FAMILIES)}"
@@ -66,7 +67,7 @@ def _label_problem(metric: Metric) -> str:
 
 
 def make_families(metrics: Iterable[Metric], series: Iterable[Series], on_drop: Callable[[str], None]) -> list[Family]:
-    """One family per metric, in their order, also where there is no series.
+    """One family per metric, in their order, also where there is no series (save foreign ones).
 
     `on_drop` is called with a reason for each series that cannot be shown.
     """
@@ -82,7 +83,7 @@ def make_families(metrics: Iterable[Metric], series: Iterable[Series], on_drop: 
             on_drop(str(error))
         except Exception:
             on_drop("malformed")
-    return [family for _, family in families.values()]
+    return [family for metric, family in families.values() if family.samples or not metric.foreign]
 
 
 def _add(families: dict[str, tuple[Metric, Any]], seen: set[tuple[str, tuple[str, ...]]], one: Series) -> None:

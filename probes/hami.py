@@ -24,12 +24,22 @@ _MAX_FILES = 64
 
 # These names, labels and the percent are HAMi's own.
 VGPU_LABELS = ("pod", "namespace", "device", "container")
-VGPU_MEMORY = Metric("hami_vgpu_memory_usage_bytes", "gauge", "Device memory that the container uses.", VGPU_LABELS)
-VGPU_UTILIZATION = Metric(
-    "hami_vgpu_utilization_percent", "gauge", "Compute of the device that the container uses.", VGPU_LABELS
+VGPU_MEMORY = Metric(
+    "hami_vgpu_memory_usage_bytes", "gauge", "Device memory that the container uses.", VGPU_LABELS, foreign=True
 )
-GPU_MEMORY_TOTAL = Metric("hami_gpu_memory_total_bytes", "gauge", "Memory of the device.", ("node", "device"))
-GPU_MEMORY_USED = Metric("hami_gpu_memory_used_bytes", "gauge", "Used memory of the device.", ("node", "device"))
+VGPU_UTILIZATION = Metric(
+    "hami_vgpu_utilization_percent",
+    "gauge",
+    "Compute of the device that the container uses.",
+    VGPU_LABELS,
+    foreign=True,
+)
+GPU_MEMORY_TOTAL = Metric(
+    "hami_gpu_memory_total_bytes", "gauge", "Memory of the device.", ("node", "device"), foreign=True
+)
+GPU_MEMORY_USED = Metric(
+    "hami_gpu_memory_used_bytes", "gauge", "Used memory of the device.", ("node", "device"), foreign=True
+)
 METRICS = (VGPU_MEMORY, VGPU_UTILIZATION, GPU_MEMORY_TOTAL, GPU_MEMORY_USED)
 
 

@@ -22,12 +22,16 @@ MetricKind = Literal["counter", "gauge", "histogram"]
 
 
 class Metric(Struct, frozen=True):
-    """Name (with prefix, base unit, `_total` on counters), kind, HELP text and label names."""
+    """Name (with prefix, base unit, `_total` on counters), kind, HELP text and label names.
+
+    `foreign`: the name is another product's, whose rules it follows; shown only while it has series.
+    """
 
     name: str
     kind: MetricKind
     help: str
     labels: tuple[str, ...] = ()
+    foreign: bool = False
 
 
 class Histogram(Struct, frozen=True, eq=False):

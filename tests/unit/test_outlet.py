@@ -57,7 +57,7 @@ def test_all_lines_arrive_in_order_when_somebody_reads(pipe):
 
 
 def test_a_reader_that_takes_nothing_costs_lines_not_time(pipe):
-    _, writer = pipe
+    reader, writer = pipe
     outlet = Outlet(Descriptor(writer).write, 10, lambda: None)
     Descriptor(writer).write("x" * 65536)
     started = time.monotonic()
@@ -70,6 +70,8 @@ def test_a_reader_that_takes_nothing_costs_lines_not_time(pipe):
     assert put_seconds < 1
     assert not closed
     assert 5000 - 11 <= outlet.dropped <= 5000 - 10
+    os.read(reader, 65536)
+    assert outlet.close(5), "the thread ends before its descriptor is given to others"
 
 
 def test_a_reader_that_has_gone_is_told_once(pipe):
