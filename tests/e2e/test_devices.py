@@ -225,3 +225,35 @@ async def test_the_page_is_the_golden_one(agent, profile, request):
         file.write_text(text)
 
     assert text == file.read_text()
+
+
+@pytest.fixture
+def container_process():
+    """A process in a cgroup as the kubelet makes them: its pid, pod uid and container id."""
+    base = next(
+        path for path in (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")) if (path / "cgroup.procs").exists()
+    )
+    pod, container = "8a0c1f9e-6f1b-4f7e-9a55-0c2f6f1d3b7a", "c0ffee" * 10 + "beef"
+    folders = [base / "kubepods", base / "kubepods/burstable", base / f"kubepods/burstable/pod{pod}"]
+    folders.append(folders[-1] / container)
+    made = [folder for folder in folders if not folder.exists() and not folder.mkdir()]
+    child = subprocess.Popen(["sleep", "300"])
+    (folders[-1] / "cgroup.procs").write_text(str(child.pid))
+    yield child.pid, pod, container
+    child.kill()
+    child.wait()
+    for folder in reversed(made):
+        folder.rmdir()
+
+
+async def test_memory_of_a_process_is_its_containers(agent, container_process):
+    pid, pod, container = container_process
+    one = await agent("h100x8", "--devices-hami")
+    uuid = one.newest["devices"][1]["uuid"]
+    one.simulation.set(1, {f"process.{pid}.memory_bytes": 40 << 30})
+
+    pattern = rf'^eagle_eye_device_process_memory_bytes{{container="([^"]*)",[^}}]*pod="([^"]*)",uuid="{uuid}"}} (\S+)$'
+    await until(lambda: any(float(found[2]) == 40 << 30 for found in re.findall(pattern, one.page(), re.M)), 10)
+    found = {(name, owner): float(value) for name, owner, value in re.findall(pattern, one.page(), re.M)}
+    assert found[container[:12], pod] == 40 << 30
+    assert re.search(r"^hami_gpu_memory_total_bytes{.*} \d", one.page(), re.M)
