@@ -206,6 +206,7 @@ if __name__ == "__main__":
                 "import-linter>=2.1",
                 "jsonschema>=4.21",
                 "mypy>=1.11",
+                "nvidia-nvml-dev>=12.9",
                 "protobuf>=4.25",
                 "psutil>=5.9",
                 "pytest>=8.2",

@@ -14,7 +14,7 @@ def results(bench: str) -> dict[str, Any]:
 
 
 def cost_table() -> str:
-    rows = [*drain_rows(), *sched_rows(), *tasks_rows(), *agent_rows(), *publish_rows()]
+    rows = [*drain_rows(), *sched_rows(), *tasks_rows(), *agent_rows(), *publish_rows(), *device_rows()]
     head = "| What | Eagle Eye | Peers, in the same run |\n|---|---|---|"
     return "\n".join([head, *(f"| {what} | {ours} | {peers} |" for what, ours, peers in rows)])
 
@@ -90,6 +90,25 @@ def publish_rows() -> list[tuple[str, str, str]]:
             f"median {ours['p50_ms']:.2f} ms, p99 {ours['p99_ms']:.1f} ms",
             f"bare nats-py median {peer['p50_ms']:.2f} ms, p99 {peer['p99_ms']:.1f} ms",
         )
+    ]
+
+
+def device_rows() -> list[tuple[str, str, str]]:
+    one, hung = results("nvml")["metrics"], results("devices")["metrics"]
+    return [
+        (
+            f"8 simulated GPUs, {one['values']} values every 100 ms through NVML",
+            f"{100 * one['cpu_ratio']:.2f} % of a core",
+            f"pynvml one by one {100 * one['pynvml_one_by_one_cpu_ratio']:.1f} %, "
+            f"in batches {100 * one['pynvml_batched_cpu_ratio']:.1f} %",
+        ),
+        (
+            "a driver call that hangs on one of them, deadline 1 s",
+            f"told after {hung['event_after_seconds']:.2f} s; p99 of the snapshot interval "
+            f"{1e3 * hung['calm_interval_p99_seconds']:.0f} ms before, "
+            f"{1e3 * hung['hung_interval_p99_seconds']:.0f} ms meanwhile",
+            "-",
+        ),
     ]
 
 
