@@ -20,8 +20,7 @@ from ..probes.probe import Histogram, Metric, Series
 MAX_SERIES = 10_000
 MAX_LABEL_CHARACTERS = 1024
 
-# Dashboards of HAMi ask for metrics by HAMi's own names.
-_NAME = re.compile(r"(eagle_eye|hami)(_[a-z0-9]+)+")
+_NAME = re.compile(r"eagle_eye(_[a-z0-9]+)+")
 _LABEL = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED_ENDINGS = ("_bucket", "_count", "_sum", "_created", "_total")
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)], "\N{REPLACEMENT CHARACTER}")
