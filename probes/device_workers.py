@@ -91,7 +91,12 @@ class Workers:
 
     @contextlib.contextmanager
     def views(self) -> Iterator[list[View]]:
-        """Boards that stay open inside the block, which must be short."""
+        """Boards that stay open inside the block, which must be short.
+
+        Raises EagleEyeError when nobody looks after the workers any more.
+        """
+        if not self._thread.is_alive():
+            raise EagleEyeError("the thread that keeps the device workers has ended")
         with self._lock:
             yield [View(seat.inventory, seat.worker.board) for seat in self._seats if seat.inventory and seat.worker]
 
@@ -266,6 +271,9 @@ class Workers:
 
     def _take_inventory(self, seat: Seat, inventory: Inventory) -> None:
         found = {device.uuid: device for device in inventory.devices}
+        if {inventory.vendor, *(device.vendor for device in found.values())} != {seat.library.vendor}:
+            self.bad_messages += 1
+            return
         seat.take(inventory)
         if seat.only is None:
             self._compare(seat, inventory, found)
@@ -334,7 +342,8 @@ class Workers:
         if status == EXIT_CHANGED and now_ns - seat.worker.started_ns > self._deadline_ns:
             self._retire(seat, now_ns)
             return
-        call = _culprit(seat.worker.calls()) if status < 0 else None
+        # The sampler's call comes before those of other threads, waiting for events last.
+        call = next(iter(seat.worker.calls()), None) if status < 0 else None
         uuid = seat.uuid(call.slot) if call else seat.uuid(None)
         if status not in (EXIT_CHANGED, EXIT_FAILED):
             self._report_death(seat, status, call, uuid)
@@ -388,8 +397,3 @@ class Workers:
         assert seat.only is not None
         self._events.report("device.call_recovered", seat.only.uuid, stuck_seconds=(now_ns - seat.stuck_since_ns) / 1e9)
         seat.stuck_since_ns = 0
-
-
-def _culprit(calls: Sequence[Call]) -> Call | None:
-    """What a worker was in when it crashed: the sampler's call before those of others, waiting for events last."""
-    return calls[0] if calls else None

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eagle_eye.native.errors import UnavailableError
+from eagle_eye.native.errors import EagleEyeError, UnavailableError
 from eagle_eye.native.simulator import LIBRARIES, Simulation
 from eagle_eye.probes import devices
 from eagle_eye.probes.device_counters import Monotone
@@ -21,6 +21,7 @@ from eagle_eye.probes.device_library import find_library
 from eagle_eye.probes.device_messages import Failure, Inventory, encode, parse
 from eagle_eye.probes.device_worker import differ, next_beat
 from eagle_eye.probes.devices import SPEC, DevicesProbe
+from eagle_eye.probes.model import Device
 from eagle_eye.probes.probe import EventSource
 
 DEFAULTS = {option.name: option.parse(option.default, option.name) for option in SPEC.options}
@@ -314,6 +315,28 @@ def test_counters_go_on_rising_when_they_begin_anew(bench):
 
     assert "energy_joules" in event.attributes["counters"]
     assert one.values(0)["energy_joules_total",] >= before
+
+
+def test_without_its_keeper_the_probe_fails_instead_of_showing_old_values(bench, monkeypatch):
+    one = bench(deadline=100_000_000)
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    one.probe.workers._turn = None  # its next call raises
+    one.until(lambda: not one.probe.workers._thread.is_alive())
+
+    with pytest.raises(EagleEyeError, match="has ended"):
+        one.sample()
+
+
+def test_devices_of_another_vendor_are_a_bad_message(bench):
+    one = bench()
+    workers, seat = one.probe.workers, one.probe.workers._seats[0]
+    before = one.sample().devices
+    told = Inventory("nvidia", "1", False, (), (Device(vendor="other", index=0, uuid="x"),), {0: "x"})
+    with workers._lock:
+        workers._take_inventory(seat, told)
+
+    assert workers.bad_messages == 1
+    assert one.sample().devices == before
 
 
 def test_close_leaves_no_worker(bench):
