@@ -38,8 +38,9 @@ def _refuse_series(spec: Spec, declared: Mapping[str, Metric], series: Series) -
         raise GarbageError(f"{metric.name} is not among the metrics that {spec.name} declares")
     if len(series.labels) != len(metric.labels):
         raise GarbageError(f"{metric.name} has {len(series.labels)} label values for {len(metric.labels)} labels")
-    if not all(isinstance(label, str) for label in series.labels):
-        raise GarbageError(f"{metric.name} has label values that are no strings: {series.labels!r}")
+    for label in series.labels:
+        if not isinstance(label, str):
+            raise GarbageError(f"{metric.name} has label values that are no strings: {series.labels!r}")
     if metric.kind == "histogram":
         _refuse_histogram(metric.name, series.value)
     elif not _is_number(series.value):
@@ -48,7 +49,7 @@ def _refuse_series(spec: Spec, declared: Mapping[str, Metric], series: Series) -
 
 def _is_number(value: object) -> bool:
     # numpy's own numbers cannot be encoded, its float64 included, which is a float.
-    return isinstance(value, int | float) and type(value) in (int, float) and math.isfinite(value)
+    return (type(value) is float or type(value) is int) and math.isfinite(value)
 
 
 def _refuse_histogram(name: str, value: object) -> None:
