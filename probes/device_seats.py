@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from ..native.device import Board
 from .device_messages import Inventory, Target, Vendor, nameless
 from .device_process import WorkerProcess
 
@@ -18,6 +19,13 @@ class Library(Struct, frozen=True):
     path: str
 
 
+class View(Struct, frozen=True, eq=False):
+    """What may be read of one worker now."""
+
+    inventory: Inventory
+    board: Board
+
+
 class Seat:
     """For all devices of a library but those to `avoid`, or for `only` one."""
 
@@ -26,6 +34,7 @@ class Seat:
         self.only = only
         self.avoid: dict[str, Target] = {}
         self.worker: WorkerProcess | None = None
+        self.former: WorkerProcess | None = None
         self.inventory: Inventory | None = None
         self.last_known: dict[int, str] = {}
         self.trouble = ""
@@ -63,6 +72,11 @@ class Seat:
         """The vendor's name of a function that a call in flight has reached."""
         names = self.inventory.functions if self.inventory else ()
         return names[number] if 0 < number < len(names) else ""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the last worker has yet to end: in uninterruptible sleep, the next would only join it there."""
+        return self.former is not None and self.former.ended() is None
 
     @property
     def recovered(self) -> bool:

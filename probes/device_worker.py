@@ -76,6 +76,7 @@ class Worker:
         """Works until the process ends. Raises EagleEyeError when the library cannot be used."""
         self._vendor.open(self._calls(0))
         inventory = self._vendor.inventory(self._calls(0), avoid=self._orders.avoid, only=self._orders.only)
+        _require(self._orders.only, inventory)
         self._tell(inventory)
         for work in (self._watch_changes, self._watch_events):
             threading.Thread(target=self._guarded, args=(work,), daemon=True).start()
@@ -133,6 +134,13 @@ class Worker:
 
     def _tell(self, message: Message) -> None:
         self._socket.send(encode(message))
+
+
+def _require(only: Target | None, inventory: Inventory) -> None:
+    """A worker for one device has nothing to watch without it: it ends, and is tried again later."""
+    if only and not inventory.slots:
+        why = inventory.unreachable.get(only.index, "the library does not list it")
+        raise EagleEyeError(f"device {only.index} ({only.uuid}) cannot be reached: {why}")
 
 
 def next_beat(due_ns: int, rate_ns: int) -> int:

@@ -12,19 +12,18 @@ import os
 import select
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import structlog
-from msgspec import Struct
 
-from ..native.device import Board, Call
+from ..native.device import Call
 from ..native.errors import EagleEyeError
 from .device_events import DeviceEvents
+from .device_faults import FatalFaults
 from .device_messages import Failure, Inventory, Message, Occurrence, Process, Processes, Target
 from .device_process import COMMAND, WorkerProcess, signal_name
-from .device_seats import Library, Seat
+from .device_seats import Library, Seat, View
 from .device_times import CallTimes
 from .device_worker import EVENT_WAIT_MS, EXIT_CHANGED, EXIT_FAILED
 from .model import Device
@@ -37,13 +36,6 @@ UNKILLABLE_NS = 1_000_000_000
 
 
 log = structlog.get_logger()
-
-
-class View(Struct, frozen=True, eq=False):
-    """What may be read of one worker now."""
-
-    inventory: Inventory
-    board: Board
 
 
 class Workers:
@@ -65,13 +57,11 @@ class Workers:
         self._deadline_ns = deadline_ns
         init_ns = max(INIT_DEADLINE_NS, deadline_ns)
         self._deadlines_ns = {"init": init_ns, "events": EVENT_WAIT_MS * 1_000_000 + deadline_ns}
-        self._retry = retry
         self._proc = proc
         self._command = command
         self._seats = [Seat(library) for library in libraries]
         self._dying: list[tuple[WorkerProcess, int]] = []
-        self._fatal: dict[str, str] = {}
-        self._entries: Counter[str] = Counter()
+        self.faults = FatalFaults(retry)
         self._times = CallTimes()
         self.inventories: dict[str, Inventory] = {}
         self.processes: dict[str, tuple[Process, ...]] = {}
@@ -107,8 +97,8 @@ class Workers:
     def stuck(self) -> dict[str, bool]:
         """Devices that are kept apart because their calls hung or crashed; true for those that are left alone."""
         with self._lock:
-            solo = [seat for seat in self._seats if seat.only and seat.stuck_since_ns]
-            return {seat.only.uuid: not self._may_enter(seat.only.uuid) for seat in solo if seat.only}
+            alone = self._alone().items()
+            return {uuid: seat.worker is None and not self.faults.may_enter(uuid) for uuid, seat in alone}
 
     def troubles(self) -> list[str]:
         """One sentence for each thing that keeps devices from being seen."""
@@ -129,10 +119,15 @@ class Workers:
             if seat.trouble and not seat.only and not (seat.unavailable and works):
                 yield f"{seat.library.vendor}: {seat.trouble}"
 
+    def _alone(self) -> dict[str, Seat]:
+        return {seat.only.uuid: seat for seat in self._seats if seat.only and seat.stuck_since_ns}
+
     def _quarantined(self) -> Iterator[str]:
-        for uuid, is_left in self.stuck().items():
-            state = f"left alone after fault {self._fatal.get(uuid)}" if is_left else "tried again by itself"
-            yield f"{self._events.label(uuid)} hung or crashed the vendor's library and is {state}"
+        left = self.stuck()
+        for uuid, seat in self._alone().items():
+            state = f"left alone after fault {self.faults.code(uuid)}" if left[uuid] else "tried again by itself"
+            words = f"{self._events.label(uuid)} hung or crashed the vendor's library and is {state}"
+            yield ": ".join(filter(None, (words, seat.trouble)))
 
     def _unreachable(self) -> Iterator[str]:
         for inventory in self.inventories.values():
@@ -210,18 +205,20 @@ class Workers:
         poll.poll(max(0, until_ns - time.monotonic_ns()) / 1e6)
 
     def _allowed(self, seat: Seat) -> bool:
-        return seat.only is None or self._may_enter(seat.only.uuid)
+        return not seat.is_waiting and (seat.only is None or self.faults.may_enter(seat.only.uuid))
 
-    def _may_enter(self, uuid: str) -> bool:
-        return uuid not in self._fatal or self._entries[uuid] < self._retry
+    def _faulty(self, seat: Seat) -> list[str]:
+        """The devices with a fatal fault that a worker in this seat would touch."""
+        if seat.only:
+            return [seat.only.uuid]
+        known = {uuid: self._events.devices.get(uuid) for uuid in self.faults.devices() if uuid not in seat.avoid}
+        return [uuid for uuid, device in known.items() if device and device.vendor == seat.library.vendor]
 
     def _start(self, seat: Seat, now_ns: int) -> None:
         if not self._allowed(seat):
             return
-        for uuid in [seat.only.uuid] if seat.only else [uuid for uuid in self._fatal if uuid not in seat.avoid]:
-            if self._may_enter(uuid):
-                self._entries[uuid] += uuid in self._fatal
-            else:
+        for uuid in self._faulty(seat):
+            if not self.faults.enter(uuid):
                 self._quarantine(seat, uuid, 0, now_ns)
         orders = {
             "vendor": seat.library.vendor,
@@ -294,6 +291,7 @@ class Workers:
             self._events.report("device.vanished", uuid, "error", reason=why)
             del known[uuid]
             self.processes.pop(uuid, None)
+            self.faults.close(uuid)
         known |= found
         for uuid in [] if is_first else sorted(set(found) - before):
             self._events.report("device.appeared", uuid)
@@ -313,11 +311,8 @@ class Workers:
                 one.avoid[uuid] = seat.only
 
     def _take_occurrence(self, one: Occurrence) -> None:
-        code = one.attributes.get("xid", one.attributes.get("event_id"))
-        if one.severity == "fatal" and one.uuid in self._events.devices:
-            self._fatal[one.uuid] = str(code)
-        elif one.attributes.get("assertion") == "recovery" and self._fatal.get(one.uuid) == str(code):
-            del self._fatal[one.uuid]
+        if one.uuid in self._events.devices:
+            self.faults.take(one)
         self._events.report_foreign(one.kind, one.uuid, one.severity, one.at_ns, one.attributes)
 
     def _stuck(self, seat: Seat, call: Call, now_ns: int) -> None:
@@ -369,13 +364,16 @@ class Workers:
 
     def _replace(self, seat: Seat, call: Call | None, since_ns: int, now_ns: int) -> None:
         """Frees the seat; the device of `call`, if any, gets one of its own."""
+        former = seat.worker
         self._retire(seat, now_ns)
         uuid = seat.uuid(call.slot) if call else ""
         if seat.only is None and uuid:
             assert call is not None
-            self._quarantine(seat, uuid, call.slot or 0, since_ns).back_off(now_ns)
-            seat.trouble = ""
+            solo = self._quarantine(seat, uuid, call.slot or 0, since_ns)
+            solo.back_off(now_ns)
+            solo.former, seat.trouble = former, ""
             return
+        seat.former = former
         seat.stuck_since_ns = seat.stuck_since_ns or (since_ns if seat.only else 0)
         seat.back_off(now_ns)
 

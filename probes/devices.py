@@ -26,7 +26,8 @@ from .probe import Context, Metric, Sample, Series, Spec
 HEALTH = Metric(
     PREFIX + "health",
     "gauge",
-    "1 for the state that the device is in; stuck means that calls to it hung, unknown that nothing is known now.",
+    "1 for the state that the device is in; failed also while a fatal fault is open, stuck when calls to it hung or "
+    "crashed the library, unknown when nothing is known now.",
     (*DEVICE_LABELS, "state"),
 )
 STATES = ("ok", "degraded", "failed", "stuck", "unknown")
@@ -156,6 +157,7 @@ class DevicesProbe:
             why = f"the library answers {state.error} to every question"
             self._events.report("device.vanished", uuid, "error", reason=why)
         elif before not in (0, NOT_READ) and not state.error:
+            self.workers.faults.close(uuid)
             self._events.report("device.appeared", uuid, reason="it answers again")
 
     def _of_device(
@@ -171,6 +173,8 @@ class DevicesProbe:
         state = self._states.get(device.uuid)
         is_current = state is not None and state.error == 0 and now_ns - state.at_ns < self._stale_ns
         health = "stuck" if device.uuid in stuck else _health(state, is_current)
+        if health in ("ok", "degraded") and self.workers.faults.code(device.uuid):
+            health = "failed"
         for name in STATES:
             yield Series(HEALTH, int(name == health), (*own, name), device.uuid)
         if state is not None and is_current:

@@ -19,6 +19,7 @@ from eagle_eye.probes.device_counters import Monotone
 from eagle_eye.probes.device_events import MAX_EVENTS, DeviceEvents
 from eagle_eye.probes.device_library import find_library
 from eagle_eye.probes.device_messages import Failure, Inventory, encode, parse
+from eagle_eye.probes.device_process import WorkerProcess
 from eagle_eye.probes.device_worker import differ, next_beat
 from eagle_eye.probes.devices import SPEC, DevicesProbe
 from eagle_eye.probes.model import Device
@@ -260,6 +261,48 @@ def test_a_device_with_a_fatal_fault_is_left_alone_after_its_tries(bench):
     time.sleep(1.5)
     one.sample()
     assert [event for event in one.events if event.kind == "device.call_stuck"] == stuck
+
+
+def test_a_fatal_fault_is_never_healthy_until_the_device_was_reset(bench):
+    one = bench()
+    one.simulation.set(4, xid=119)
+    one.until(lambda: one.health(4) == "failed")
+    assert one.health(5) == "ok"
+    one.simulation.set(4, present=0)
+    one.event("device.vanished")
+    one.simulation.set(4, present=1)
+
+    one.until(lambda: one.sample().devices[4].index == 4 and one.health(4) == "ok")
+
+
+def test_a_device_that_is_lost_after_it_hung_has_not_recovered(bench):
+    one = bench(deadline=300_000_000)
+    one.simulation.set(6, {"call.power.hang": 1})
+    one.event("device.call_stuck")
+    one.simulation.set(6, {"call.power.hang": 0}, lost=1)
+    one.until(lambda: "device 6 (GPU-" in one.sample().degraded and "cannot be reached" in one.sample().degraded)
+    assert one.health(6) == "stuck"
+    assert "device.call_recovered" not in [event.kind for event in one.events]
+    one.simulation.set(6, lost=0)
+    one.event("device.call_recovered")
+
+    one.until(lambda: one.health(6) == "ok")
+
+
+def test_nobody_follows_a_worker_that_cannot_be_killed(bench, monkeypatch):
+    one = bench(deadline=200_000_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkerProcess, "kill", lambda worker: worker._process.send_signal(signal.SIGSTOP))
+        one.simulation.set(6, {"call.power.hang": 1})
+        event = one.event("device.call_stuck")
+        one.until(lambda: one.health(0) == "ok")
+        time.sleep(2.0)  # longer than the first back-off, the start of a worker and its deadline
+        one.sample()
+    assert [event.kind for event in one.events].count("device.call_stuck") == 1
+    one.simulation.set(6, fault="clear")
+    os.kill(event.attributes["worker_pid"], signal.SIGKILL)
+
+    one.event("device.call_recovered")
 
 
 def test_an_xid_arrives_as_an_event(bench):
