@@ -6,7 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import structlog
+
 from .settings import Settings
+
+log = structlog.get_logger()
 
 
 @contextmanager
@@ -29,3 +33,9 @@ def simulated_devices(settings: Settings) -> Iterator[None]:
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+
+def tell_simulation(settings: Settings) -> None:
+    """Says where the devices can be changed, once there are logs to say it in."""
+    if settings.simulate is not None:
+        log.info("simulated devices", profile=settings.simulate, state_file=os.environ["EAGLE_EYE_SIMULATION"])

@@ -19,7 +19,7 @@ from ..agent import Agent
 from ..flags import add_flags, settings_from
 from ..logs import Logs
 from ..settings import Settings
-from ..simulated import simulated_devices
+from ..simulated import simulated_devices, tell_simulation
 from .serving import Stop, addresses, serve
 from .version import libbpf_version
 
@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _run(settings: Settings, logs: Logs) -> int:
+    tell_simulation(settings)
     agent = Agent(settings, PROBES, sources=[logs.source()], libbpf=libbpf_version())
 
     def tell() -> None:

@@ -30,7 +30,7 @@ from ..flags import add_flags, parse_option, settings_from
 from ..logs import Logs
 from ..nats_server import NatsServer
 from ..settings import Settings
-from ..simulated import simulated_devices
+from ..simulated import simulated_devices, tell_simulation
 from ..view.display import LEAVE_SCREEN, Display, LineDisplay
 from ..web_listener import bind
 from .serving import Stop, addresses, serve
@@ -108,6 +108,7 @@ def _make_temporary(stack: ExitStack) -> Path:
 
 
 async def _run(settings: Settings, logs: Logs, live: bool, temporary: Path | None, duration_ns: int | None) -> int:
+    tell_simulation(settings)
     stop = Stop(lambda: _last_words(temporary, live))
     async with AsyncExitStack() as stack:
         server = await _start_server(stack, settings) if settings.nats.url is None else None

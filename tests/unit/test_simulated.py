@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import structlog
 
 from eagle_eye.__main__ import main
 from eagle_eye.collector.config import load
-from eagle_eye.collector.simulated import simulated_devices
+from eagle_eye.collector.simulated import simulated_devices, tell_simulation
 from eagle_eye.native.errors import UsageError
 
 NAME = "import pynvml as n; n.nvmlInit(); print(n.nvmlDeviceGetName(n.nvmlDeviceGetHandleByIndex(7)))"
@@ -27,10 +28,20 @@ def test_children_find_the_devices_and_the_environment_is_as_before_afterwards()
     assert dict(os.environ) == before
 
 
+def test_where_the_devices_can_be_changed_is_told():
+    settings = load((), {"simulate": "h100x8"}, {})
+    with simulated_devices(settings), structlog.testing.capture_logs() as lines:
+        tell_simulation(settings)
+        change = main(["simulate", "set", lines[0]["state_file"], "3", "power_watts=400"])
+    assert (len(lines), lines[0]["profile"], change) == (1, "h100x8", 0)
+
+
 def test_nothing_is_simulated_unless_asked():
     before = dict(os.environ)
-    with simulated_devices(load((), {}, {})):
+    with simulated_devices(load((), {}, {})), structlog.testing.capture_logs() as lines:
+        tell_simulation(load((), {}, {}))
         assert dict(os.environ) == before
+    assert lines == []
 
 
 def test_an_unknown_profile_is_named_with_what_it_may_have_been():
