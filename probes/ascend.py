@@ -12,6 +12,7 @@ from ..native.dcmi_types import Fault, Identity, numa_node
 from ..native.device import DEVICE_MAX, Board, group_mask
 from ..native.errors import EagleEyeError
 from .ascend_events import ASSERTIONS, SEVERITIES, decode
+from .device_choice import Choice
 from .device_messages import Inventory, Occurrence, Process, Target, nameless
 from .model import Device, DeviceLink, Severity
 
@@ -37,11 +38,9 @@ class Ascend:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._avoid: Sequence[Target] = ()
-        self._only: Target | None = None
+        self._choice = Choice("ascend")
         self._uuids: dict[int, str] = {}
         self._logic: dict[int, str] = {}
-        self._moved: dict[str, int] = {}
         self._subscribed = False
 
     def open(self, calls: Calls) -> None:
@@ -52,7 +51,7 @@ class Ascend:
             self._rare.init()
 
     def inventory(self, calls: Calls, *, avoid: Sequence[Target], only: Target | None) -> Inventory:
-        self._avoid, self._only = avoid, only
+        self._choice = Choice("ascend", avoid, only)
         with calls("identity", None):
             driver = self._dcmi.versions()[1]
         unreachable: dict[int, str] = {}
@@ -68,14 +67,14 @@ class Ascend:
             slots=self._uuids,
             links=tuple(self._links(calls)),
             unreachable=unreachable,
-            moved=self._moved,
+            moved=self._choice.moved,
         )
 
     def sample(self, board: Board, groups: int) -> None:
         self._dcmi.sample(board, groups)
 
     def present(self, calls: Calls) -> dict[int, str]:
-        if self._only:
+        if self._choice.only:
             return {}
         with calls("identity", None):
             count = self._rare.find()
@@ -100,13 +99,13 @@ class Ascend:
         with calls("identity", None):
             units = self._dcmi.units()
         for index, unit in enumerate(units[:DEVICE_MAX]):
-            if self._is_avoided(index):
+            if self._choice.leaves_out(index):
                 continue
             with calls("identity", index):
                 try:
                     identity = self._dcmi.identity(index)
                     uuid = _uuid(identity, index)
-                    if not self._is_wanted(uuid, index):
+                    if not self._choice.takes(uuid, index):
                         continue
                     self._dcmi.watch(index, index)
                 except EagleEyeError as error:
@@ -116,19 +115,6 @@ class Ascend:
                 device = _device(index, uuid, identity, driver, self._dcmi.simulated)
                 yield device
                 yield from self._instances(device)
-
-    def _is_avoided(self, index: int) -> bool:
-        if self._only:
-            return self._only.index != index
-        return any(target.index == index for target in self._avoid)
-
-    def _is_wanted(self, uuid: str, index: int) -> bool:
-        if self._only:
-            return self._only.uuid in (uuid, nameless("ascend", index))
-        if all(target.uuid != uuid for target in self._avoid):
-            return True
-        self._moved[uuid] = index
-        return False
 
     def _instances(self, parent: Device) -> Iterator[Device]:
         try:
@@ -150,7 +136,7 @@ class Ascend:
             )
 
     def _uuid_at(self, calls: Calls, index: int) -> str:
-        if self._is_avoided(index):
+        if self._choice.leaves_out(index):
             return ""
         with calls("identity", index):
             try:

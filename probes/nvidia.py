@@ -13,7 +13,8 @@ import pynvml
 from ..native.device import DEVICE_MAX, Board, group_mask
 from ..native.errors import EagleEyeError
 from ..native.nvml import FUNCTIONS, HOT_GROUPS, SLOW_GROUPS, Nvml, failure, return_text
-from .device_messages import Inventory, Occurrence, Process, Target, nameless
+from .device_choice import Choice
+from .device_messages import Inventory, Occurrence, Process, Target
 from .model import Device, DeviceLink, Severity
 
 if TYPE_CHECKING:
@@ -46,11 +47,9 @@ class Nvidia:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._avoid: Sequence[Target] = ()
-        self._only: Target | None = None
+        self._choice = Choice("nvidia")
         self._handles: dict[str, Any] = {}
         self._slots: dict[str, int] = {}
-        self._moved: dict[str, int] = {}
         self._uuids: dict[int, str] = {}
         self._events: Any = None
         self._seen_us: dict[str, int] = {}
@@ -63,7 +62,7 @@ class Nvidia:
             _told("NVML did not start", pynvml.nvmlInitWithFlags, 1)
 
     def inventory(self, calls: Calls, *, avoid: Sequence[Target], only: Target | None) -> Inventory:
-        self._avoid, self._only = avoid, only
+        self._choice = Choice("nvidia", avoid, only)
         with calls("identity", None):
             driver = _text(pynvml.nvmlSystemGetDriverVersion)
         unreachable: dict[int, str] = {}
@@ -79,14 +78,14 @@ class Nvidia:
             slots={slot: uuid for uuid, slot in self._slots.items()},
             links=tuple(self._links(calls, devices)),
             unreachable=unreachable,
-            moved=self._moved,
+            moved=self._choice.moved,
         )
 
     def sample(self, board: Board, groups: int) -> None:
         self._nvml.sample(board, groups)
 
     def present(self, calls: Calls) -> dict[int, str]:
-        if self._only:
+        if self._choice.only:
             return {}
         with calls("identity", None):
             count = _told("the GPUs cannot be counted", pynvml.nvmlDeviceGetCount)
@@ -117,7 +116,7 @@ class Nvidia:
         with calls("identity", None):
             count = _told("the GPUs cannot be counted", pynvml.nvmlDeviceGetCount)
         for index in range(min(count, DEVICE_MAX)):
-            if self._is_avoided(index):
+            if self._choice.leaves_out(index):
                 continue
             with calls("identity", index):
                 try:
@@ -126,26 +125,13 @@ class Nvidia:
                 except pynvml.NVMLError as error:
                     unreachable[index] = return_text(error.value)
                     continue
-                if not self._is_wanted(uuid, index):
+                if not self._choice.takes(uuid, index):
                     continue
                 self._handles[uuid] = handle
                 self._uuids[_address(handle)] = uuid
                 device = _identity(index, uuid, handle, driver, self._nvml.simulated)
                 yield device
                 yield from self._instances(device, handle)
-
-    def _is_avoided(self, index: int) -> bool:
-        if self._only:
-            return self._only.index != index
-        return any(target.index == index for target in self._avoid)
-
-    def _is_wanted(self, uuid: str, index: int) -> bool:
-        if self._only:
-            return self._only.uuid in (uuid, nameless("nvidia", index))
-        if all(target.uuid != uuid for target in self._avoid):
-            return True
-        self._moved[uuid] = index
-        return False
 
     def _instances(self, parent: Device, handle: Any) -> Iterator[Device]:
         """MIG instances, while the GPU is divided."""
@@ -183,7 +169,7 @@ class Nvidia:
             self._slots[device.uuid] = slot
 
     def _uuid_at(self, calls: Calls, index: int) -> str:
-        if self._is_avoided(index):
+        if self._choice.leaves_out(index):
             return ""
         with calls("identity", index):
             handle = _said(pynvml.nvmlDeviceGetHandleByIndex, index)
