@@ -19,6 +19,8 @@ from .device_messages import MAX_MESSAGE_BYTES, Message, Orders, parse
 
 COMMAND = (sys.executable, "-P", "-m", "eagle_eye.probes.device_worker")
 MESSAGES_PER_TURN = 256
+# What a faulty library brings about; other signals come from outside and accuse no device.
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP})
 _MAX_STACK_BYTES = 4096
 
 

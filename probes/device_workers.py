@@ -22,7 +22,7 @@ from ..native.errors import EagleEyeError
 from .device_events import DeviceEvents
 from .device_faults import FatalFaults
 from .device_messages import Failure, Inventory, Message, Occurrence, Process, Processes, Target
-from .device_process import COMMAND, WorkerProcess, signal_name
+from .device_process import COMMAND, CRASHES, WorkerProcess, signal_name
 from .device_seats import Library, Seat, View
 from .device_times import CallTimes
 from .device_worker import EVENT_WAIT_MS, EXIT_CHANGED, EXIT_FAILED
@@ -338,7 +338,7 @@ class Workers:
             self._retire(seat, now_ns)
             return
         # The sampler's call comes before those of other threads, waiting for events last.
-        call = next(iter(seat.worker.calls()), None) if status < 0 else None
+        call = next(iter(seat.worker.calls()), None) if -status in CRASHES else None
         uuid = seat.uuid(call.slot) if call else seat.uuid(None)
         if status not in (EXIT_CHANGED, EXIT_FAILED):
             self._report_death(seat, status, call, uuid)

@@ -23,7 +23,7 @@ SENTENCES = {
     "link.state": "{device} went from {before} to {state}",
     "device.call_stuck": "{model} {device}: {group} call has not returned for {stuck_seconds:time}{stack[0]:in}",
     "device.call_recovered": "{model} {device} answers again, after {stuck_seconds:time}",
-    "device.worker_died": "{library} ended the process that asks it{signal:by}{group:in}",
+    "device.worker_died": "the process that asks {library} ended{signal:by}{group:in}",
     "device.appeared": "{model} {device} ({uuid}) appeared",
     "device.vanished": "{model} {device} ({uuid}) vanished: {reason}",
     "device.counter_reset": "{model} {device} counts from the start again: {counters[0]}",

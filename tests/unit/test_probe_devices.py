@@ -240,6 +240,19 @@ def test_a_worker_that_is_killed_is_replaced(bench):
     assert one.sample().degraded == ""
 
 
+def test_a_worker_killed_from_outside_accuses_no_device(bench):
+    one = bench()
+    one.simulation.set(3, {"call.power.delay": "200ms"})  # so that it is in that call most of the time
+    worker = one.probe.workers._seats[0].worker
+    one.until(lambda: any(call.group == "power" for call in worker.calls()))
+    os.kill(worker.pid, signal.SIGKILL)
+    event = one.event("device.worker_died", signal="SIGKILL")
+
+    assert event.entity == "host"
+    assert one.probe.workers.stuck() == {}
+    one.until(lambda: one.health(3) == "ok")
+
+
 def test_a_library_that_hangs_as_a_whole_is_told(bench):
     one = bench(deadline=300_000_000)
     one.simulation.set("node", {"call.identity.hang": 1})
