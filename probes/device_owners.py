@@ -78,7 +78,7 @@ class DeviceOwners:
         self._regions = regions
         self._renewed_ns = -_PERIOD_NS
         self._series: list[Series] = []
-        self.problem = ""
+        self._hami_problem = ""
 
     def series(self, now_ns: int, node: str, users: Iterable[Users]) -> list[Series]:
         """HAMi's among them where they were asked for. Opens files, at most once a second; never waits."""
@@ -90,6 +90,13 @@ class DeviceOwners:
             if self._regions:
                 self._series += self._hami(node, devices, uses)
         return self._series
+
+    @property
+    def problem(self) -> str:
+        """Why owners may be missing; "" also where there is no kubelet, as on most machines."""
+        said = self._pods.snapshot()
+        kubelet = "" if said.absent else " - ".join(filter(None, (said.problem, said.remedy)))
+        return "; ".join(filter(None, (self._hami_problem, kubelet)))
 
     def close(self) -> None:
         self._pods.close()
@@ -108,7 +115,7 @@ class DeviceOwners:
         """A region knows better than the vendor what its container uses; one that cannot be read hides nothing."""
         regions = self._regions() if self._regions else []
         unread = [region.problem for region in regions if not region.usage]
-        self.problem = f"{len(unread)} regions of HAMi cannot be read: {unread[0]}" if unread else ""
+        self._hami_problem = f"{len(unread)} regions of HAMi cannot be read: {unread[0]}" if unread else ""
         told = hami.uses(regions, self._logs.named)
         covered = {(use.uuid, use.owner.pod_uid) for use in told}
         listed = [

@@ -35,7 +35,7 @@ class PodSnapshot(Struct, frozen=True):
     """`holders` by device: an NVIDIA uuid, `nvidia:<index>` or `ascend:<physical id>`; see `device_of`.
 
     `answered_ns` is 0 until the kubelet has answered. `problem` says why the latest question got no answer;
-    what was told before stays for three periods.
+    what was told before stays for three periods. `absent`: there is no kubelet, as on most machines.
     """
 
     holders: Mapping[str, tuple[Holder, ...]] = {}
@@ -43,6 +43,7 @@ class PodSnapshot(Struct, frozen=True):
     rejected: int = 0
     problem: str = ""
     remedy: str = ""
+    absent: bool = False
 
     def owners(self, *devices: str) -> frozenset[Owner]:
         """Names of the containers that hold any of the devices, without ids: the kubelet does not tell these."""
@@ -95,7 +96,7 @@ class PodResources:
         stale = now - self._last.answered_ns > _KEPT_PERIODS * self._period_ns
         holders = {} if stale else self._last.holders
         self._last = PodSnapshot(
-            holders, self._last.answered_ns, self._last.rejected, problem=fresh.problem, remedy=fresh.remedy
+            holders, self._last.answered_ns, self._last.rejected, fresh.problem, fresh.remedy, fresh.absent
         )
 
 
@@ -115,5 +116,6 @@ def _failed(error: Exception, path: Path) -> PodSnapshot:
         return PodSnapshot(problem=f"{error.name} is not installed", remedy="pip install 'eagle-eye[kubernetes]'")
     for kind, problem, remedy in _FAILURES:
         if isinstance(error, kind):
-            return PodSnapshot(problem=problem.format(path=path, error=error), remedy=remedy)
+            absent = kind is FileNotFoundError
+            return PodSnapshot(problem=problem.format(path=path, error=error), remedy=remedy, absent=absent)
     return PodSnapshot(problem=f"no usable answer from the kubelet: {error}")

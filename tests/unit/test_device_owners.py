@@ -10,7 +10,7 @@ from eagle_eye.probes.hami_region import Share, Usage
 from eagle_eye.probes.kubelet_logs import KubeletLogs
 from eagle_eye.probes.model import Device
 from eagle_eye.probes.paths import Paths
-from eagle_eye.probes.pod_resources import PodSnapshot
+from eagle_eye.probes.pod_resources import PodSnapshot, ask
 from eagle_eye.probes.pod_resources_message import Holder
 
 GPU = Device(vendor="nvidia", index=0, uuid="GPU-0", model="H100")
@@ -145,6 +145,20 @@ def test_hamis_metrics_come_from_regions_and_for_other_pods_from_processes(make,
         ("hami_gpu_memory_used_bytes", "node-a", "GPU-0"): 60,
     }
     assert owners.problem == "1 regions of HAMi cannot be read: no region"
+
+
+def test_a_kubelet_that_gives_no_usable_answer_is_told_and_none_at_all_is_normal(make):
+    owners = make()
+    owners._pods.told = PodSnapshot(problem="the kubelet refused: no", remedy="look")
+    assert owners.problem == "the kubelet refused: no - look"
+    owners._pods.told = PodSnapshot(problem="no kubelet", remedy="mount it", absent=True)
+    assert owners.problem == ""
+
+
+def test_only_a_socket_that_does_not_exist_is_absent(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert ask(tmp_path / "none", deadline_s=1).absent
+    assert not ask(tmp_path / "file", deadline_s=1).absent
 
 
 def test_without_the_switch_nothing_of_hami_is_published(make, run):
