@@ -40,8 +40,10 @@ def event_line(event: Event) -> str:
 
 def snapshot_line(snapshot: Snapshot, figures: Figures) -> str:
     """`2026-01-31T12:00:00.123Z snapshot run_queue_p99_seconds=0.000012 …`; what is unknown is left out."""
+    simulated = sum(device.simulated for device in snapshot.devices)
     pairs = [
         *_numbers(figures),
+        *([f"simulated_devices={simulated}"] if simulated else []),
         *(f"{clean(one.probe)}={one.state}" for one in snapshot.health if one.state not in WELL),
     ]
     return f"{timestamp(snapshot.at_ns + snapshot.wall_offset_ns)} snapshot seq={snapshot.seq} {' '.join(pairs)}"

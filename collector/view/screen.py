@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.text import Text
 
 from ...probes.model import Event, Health
+from .accelerators import accelerators
 from .figures import LEVELS, Figures
 from .lines import timestamp
 from .sentences import sentence
@@ -35,7 +36,9 @@ _SEVERITY_STYLES = {"info": "", "warning": "yellow", "error": "red", "fatal": "b
 
 def screen(state: State, width: int, height: int) -> Group:
     """`state` as at most `height` lines of at most `width` columns."""
-    top = [*_header(state), _rule(width), *_node(state.figures, state.waits), _rule(width)]
+    devices = accelerators(state.snapshot)
+    node = [*_node(state.figures, state.waits), *([_row("devices", devices)] if devices else [])]
+    top = [*_header(state), _rule(width), *node, _rule(width)]
     probes = _probes(state.snapshot.health, height - len(top) - EVENT_LINES)
     room = height - len(top) - len(probes) - 1
     events = [_rule(width), *_events(state.events, room)] if room > 0 else []
