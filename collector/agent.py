@@ -13,7 +13,7 @@ import structlog
 from .. import __version__
 from ..native.errors import UnavailableError
 from ..probes.model import Event, Health, Snapshot
-from ..probes.probe import Context, EventSource, Metric, Series, Spec
+from ..probes.probe import Context, EventSource, Metric, Sample, Series, Spec
 from .exporter import Exporter, Source
 from .own_health import build_info, probe_health
 from .publisher_source import make_publisher, publisher_source
@@ -99,7 +99,7 @@ class Agent:
         )
 
     def _make_schedule(self) -> Schedule:
-        self._runners = [Runner(spec, self._context(spec), self._take_events) for spec in self._specs]
+        self._runners = [Runner(spec, self._context(spec), self._take_sample) for spec in self._specs]
         composer = Composer(node=self._settings.node, cluster=self._settings.cluster, boot_id=self._boot_id)
         return Schedule(self._runners, composer, self._settings.interval_ns, lambda: self.health, self._take_snapshot)
 
@@ -136,7 +136,10 @@ class Agent:
                 message = f"probe {runner.spec.name} was asked for and cannot work here: {runner.error.message}"
                 raise UnavailableError(message, remedy=runner.error.remedy)
 
-    def _take_events(self, events: list[Event]) -> None:
+    def _take_sample(self, sample: Sample) -> None:
+        self._take_events(sample.events)
+
+    def _take_events(self, events: Sequence[Event]) -> None:
         for event in events:
             self.publisher.publish_event(event)
         self._recent += events[: EVENTS_PER_SNAPSHOT - len(self._recent)]

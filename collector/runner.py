@@ -13,12 +13,11 @@ from queue import SimpleQueue
 import structlog
 
 from ..native.errors import UnavailableError
-from ..probes.model import Event, Health, HealthState
+from ..probes.model import Health, HealthState
 from ..probes.probe import Context, Probe, Sample, Spec
 from .garbage import refuse_garbage
 
 BUILD_DEADLINE_NS = 20_000_000_000
-WAKE_GAP_S = 0.01
 REBUILD_AFTER_FAILURES = 3
 FIRST_BACKOFF_NS = 100_000_000
 LONGEST_BACKOFF_NS = 30_000_000_000
@@ -38,14 +37,14 @@ class Runner:
         self,
         spec: Spec,
         context: Context,
-        on_events: Callable[[list[Event]], None],
+        on_sample: Callable[[Sample], None],
     ) -> None:
         self.spec = spec
         self.sample = Sample()
         self.sample_at_ns = 0
         self.error: UnavailableError | None = None
         self._context = context
-        self._on_events = on_events
+        self._on_sample = on_sample
         self._state: HealthState = "starting"
         self._reason = ""
         self._remedy = ""
@@ -165,15 +164,14 @@ class Runner:
             self._fail(outcome)
         self._round.set_result(None)
         if wake_fds and not self._heeding:
-            self._loop.call_later(WAKE_GAP_S, self._heed_wakes)
+            self._loop.call_later(self.spec.wake_gap_ns / 1e9, self._heed_wakes)
 
     def _succeed(self, sample: Sample, at_ns: int) -> None:
         self.sample, self.sample_at_ns = sample, at_ns
         self._failures = self._not_before_ns = 0
         self._change("degraded" if sample.degraded else "ok", sample.degraded)
-        if sample.events:
-            self._events += len(sample.events)
-            self._on_events(list(sample.events))
+        self._events += len(sample.events)
+        self._on_sample(sample)
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1
@@ -208,7 +206,7 @@ class Runner:
         """A ring or the log has something: one round at once, and no other wake until it is done."""
         self._ignore_wakes()
         if self.request(time.monotonic_ns()) is None and not self._busy_since_ns:
-            self._loop.call_later(WAKE_GAP_S, self._heed_wakes)
+            self._loop.call_later(self.spec.wake_gap_ns / 1e9, self._heed_wakes)
 
 
 def _close(probe: Probe | None) -> None:

@@ -14,12 +14,14 @@ from msgspec import Struct, field
 SCHEMA_VERSION = 1
 
 type_names = (
-    "Device", "DeviceLink", "Reading", "Event", "Fault", "Step", "Cause", "Stall", "Health", "Snapshot", "Finding",
+    "Device", "DeviceLink", "Reading", "Event", "Fault", "IncidentPart", "Incident", "EngineState", "RoutingMessage",
+    "Step", "Cause", "Stall", "Health", "Snapshot", "Finding",
 )  # fmt: skip
 
 Severity = Literal["info", "warning", "error", "fatal"]
 HealthState = Literal["starting", "ok", "degraded", "failing", "hung", "unavailable", "off"]
 CauseClass = Literal["hardware", "driver", "host", "network", "application", "config", "unknown"]
+FaultPhase = Literal["occurrence", "recovery", "once"]
 Action = Literal["none", "watch", "restart_application", "drain", "reset_device", "reboot_node", "replace"]
 
 
@@ -95,7 +97,13 @@ class Event(Struct, frozen=True):
 
 
 class Fault(Struct, frozen=True, omit_defaults=True):
-    """An event that a catalogue knows: what failed, and what to do about it."""
+    """An event that a catalogue knows: what failed, and what to do about it.
+
+    `entity` is a device's uuid, `pci:` and its address where no more is known, or "host"; `device` is the PCI
+    address (`0000:9b:00.0`). `code` is the family's own: an Xid, an event id in hex, the name of an AER bit.
+    `bucket` is the vendor's word for the action, `cause` the code that the source itself says came first.
+    `sources` are those that told it: kmsg, tracepoint, nvml, dcmi. `count` is how often it was told as one.
+    """
 
     id: str
     at_ns: int
@@ -108,6 +116,143 @@ class Fault(Struct, frozen=True, omit_defaults=True):
     action: Action = "watch"
     driver: str = ""
     event_id: str = ""
+    device: str = ""
+    bucket: str = ""
+    meaning: str = ""
+    check: str = ""
+    cause: str = ""
+    phase: FaultPhase = "once"
+    sources: tuple[str, ...] = ()
+    count: int = 1
+    pid: int = 0
+    process: str = ""
+    simulated: bool = False
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+class IncidentPart(Struct, frozen=True, omit_defaults=True):
+    """What one code did in an incident. `fault` is the id of its first occurrence."""
+
+    family: str
+    code: str
+    role: Literal["cause", "precursor", "victim", "verdict"]
+    fault: str
+    entity: str
+    count: int
+    first_ns: int
+    last_ns: int
+    mnemonic: str = ""
+    sources: tuple[str, ...] = ()
+
+
+class Incident(Struct, frozen=True):
+    """Faults of one cause on one entity, from the first to the one that clears them.
+
+    Times in nanoseconds since 1970, as it may outlive the boot. `code` and `family` are those of the part that
+    is the cause; `action` is the strongest that still holds; `escalated` names the rule that raised it.
+    """
+
+    id: str
+    node: str
+    entity: str
+    family: str
+    code: str
+    mnemonic: str
+    severity: Severity
+    action: Action
+    state: Literal["open", "cleared"]
+    opened_wall_ns: int
+    updated_wall_ns: int
+    parts: tuple[IncidentPart, ...]
+    occurrences: int
+    meaning: str = ""
+    check: str = ""
+    device: str = ""
+    escalated: str = ""
+    cleared_by: str = ""
+    reopened: int = 0
+    boot_id: str = ""
+    cluster: str = ""
+    simulated: bool = False
+    schema: int = SCHEMA_VERSION
+
+
+class EngineState(Struct, frozen=True, kw_only=True):
+    """One rank of one inference engine, as it was at `at_ns`. None is unknown, which is not zero.
+
+    `instance` is new with every start of the engine. `kind`: a step has ended; a tick tells of one that goes on;
+    idle, draining and gone are what they say; unknown when the source fell silent. `source` is plugin, shm or
+    metrics. Totals count from the start of the engine. `in_flight_age_ns` is the age of the step that goes on.
+    """
+
+    instance: str
+    engine: str
+    at_ns: int
+    kind: Literal["step", "tick", "idle", "draining", "gone", "unknown"]
+    source: Literal["plugin", "shm", "metrics"]
+    version: str = ""
+    model: str = ""
+    dp_rank: int = 0
+    role: str = "both"
+    pid: int = 0
+    worker_pids: tuple[int, ...] = ()
+    pod: str = ""
+    container: str = ""
+    simulated: bool = False
+    step: int = 0
+    running: int | None = None
+    waiting: int | None = None
+    deferred: int | None = None
+    input_queue: int | None = None
+    waiting_prefill_tokens: int | None = None
+    running_context_tokens: int | None = None
+    max_running: int | None = None
+    max_batched_tokens: int | None = None
+    kv_blocks_total: int | None = None
+    kv_blocks_free: int | None = None
+    kv_block_tokens: int | None = None
+    kv_usage_ratio: float | None = None
+    step_duration_ns: int | None = None
+    schedule_duration_ns: int | None = None
+    prefill_requests: int | None = None
+    prefill_tokens: int | None = None
+    decode_requests: int | None = None
+    decode_tokens: int | None = None
+    preemptions_total: int | None = None
+    prefill_tokens_total: int | None = None
+    decode_tokens_total: int | None = None
+    prefix_queries_total: int | None = None
+    prefix_hits_total: int | None = None
+    draft_tokens_total: int | None = None
+    accepted_tokens_total: int | None = None
+    finished_total: dict[str, int] = field(default_factory=dict)
+    in_flight_age_ns: int | None = None
+
+
+class RoutingMessage(EngineState, frozen=True, kw_only=True):
+    """What a router needs of one engine rank; the latest wins. Every field is there, null where unknown.
+
+    `seq` rises by one per message of an instance. `at_wall_ns` is `at_ns` in nanoseconds since 1970. A reader that
+    heard nothing for `max_silence_ns` knows nothing: not idle, not saturated. `coalesced` counts the changes since
+    the message before that this one stands for. Rates are learned; `device_pressure_ratio` is the share of its
+    clock that the worst of its devices is held back by.
+    """
+
+    node: str
+    cluster: str
+    boot_id: str
+    seq: int
+    at_wall_ns: int
+    max_silence_ns: int
+    coalesced: int = 0
+    steps_total: int | None = None
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+    health: Literal["ok", "degraded", "avoid", "unknown"] = "unknown"
+    health_reason: str = ""
+    health_at_wall_ns: int = 0
+    device_pressure_ratio: float | None = None
+    schema: int = SCHEMA_VERSION
 
 
 class Step(Struct, frozen=True, omit_defaults=True):
@@ -173,8 +318,8 @@ class Snapshot(Struct, frozen=True):
     devices: tuple[Device, ...] = ()
     device_readings: tuple[Reading, ...] = ()
     topology: tuple[DeviceLink, ...] = ()
-    engines: tuple[Step, ...] = ()
-    faults: tuple[Fault, ...] = ()
+    engines: tuple[EngineState, ...] = ()
+    incidents: tuple[Incident, ...] = ()
     schema: int = SCHEMA_VERSION
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from msgspec import Struct
 
-from .model import Device, DeviceLink, Event, Severity
+from .model import Device, DeviceLink, EngineState, Event, Fault, Severity
 from .options import Option
 from .paths import Paths
 
@@ -64,6 +64,7 @@ class Sample(Struct, frozen=True, eq=False):
     `dropped` counts evidence lost since the probe started, by reason (`ring_full`, `rate_limited`, …).
     `degraded`, when not empty, says in one sentence what this probe cannot see here.
     `taken_ns` says of an entity when its values were read, where that was not in this round.
+    `engines` are those whose state changed since the round before.
     """
 
     series: Sequence[Series] = ()
@@ -73,6 +74,8 @@ class Sample(Struct, frozen=True, eq=False):
     devices: Sequence[Device] = ()
     topology: Sequence[DeviceLink] = ()
     taken_ns: Mapping[str, int] = {}
+    faults: Sequence[Fault] = ()
+    engines: Sequence[EngineState] = ()
 
 
 class Probe(Protocol):
@@ -144,7 +147,8 @@ class Spec(Struct, frozen=True):
     """Registration of a probe. `build` raises `UnavailableError` when the machine lacks what it needs.
 
     `needs` name rows of `probes.needs`; `optional` ones only degrade the probe.
-    `period_ns` 0 means every snapshot; `cost` is the expected cost in the words of `eagle-eye check`.
+    `period_ns` 0 means every snapshot; rounds that `wake_fds` ask for come `wake_gap_ns` apart or more.
+    `cost` is the expected cost in the words of `eagle-eye check`.
     """
 
     name: str
@@ -157,4 +161,5 @@ class Spec(Struct, frozen=True):
     options: tuple[Option, ...] = ()
     period_ns: int = 0
     deadline_ns: int = 1_000_000_000
+    wake_gap_ns: int = 10_000_000
     cost: str = ""

@@ -42,7 +42,7 @@ def make(context):
 
     def runner(build, **spec):
         spec = Spec(name="test", help="", build=build, metrics=(GAUGE, LABELLED, WAITS), **spec)
-        made = Runner(spec, context(), events.extend)
+        made = Runner(spec, context(), lambda sample: events.extend(sample.events))
         made.seen = events
         return made
 

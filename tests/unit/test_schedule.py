@@ -30,7 +30,7 @@ def good(now_ns):
 
 def runner(context, name, round_, **spec):
     spec = Spec(name=name, help="", build=lambda _: Probe(round_), metrics=(GAUGE,), **spec)
-    return Runner(spec, context(name), lambda events: None)
+    return Runner(spec, context(name), lambda sample: None)
 
 
 def make_schedule(runners, interval_ns, on_snapshot):

@@ -1,0 +1,1 @@
+"""Inference engines on this node: their scheduler's steps, load and latencies."""
