@@ -234,8 +234,9 @@ class RoutingMessage(EngineState, frozen=True, kw_only=True):
 
     `seq` rises by one per message of an instance. `at_wall_ns` is `at_ns` in nanoseconds since 1970. A reader that
     heard nothing for `max_silence_ns` knows nothing: not idle, not saturated. `coalesced` counts the changes since
-    the message before that this one stands for. Rates are learned; `device_pressure_ratio` is the share of its
-    clock that the worst of its devices is held back by.
+    the message before that this one stands for. `age_ns` is how old the state was when the message left, on the
+    sender's own clock, and `agent` who sent it: another one after a restart. Rates are learned;
+    `device_pressure_ratio` is the share of time in which the clocks of the worst of its devices were held down.
     """
 
     node: str
@@ -252,6 +253,8 @@ class RoutingMessage(EngineState, frozen=True, kw_only=True):
     health_reason: str = ""
     health_at_wall_ns: int = 0
     device_pressure_ratio: float | None = None
+    agent: str = ""
+    age_ns: int = 0
     schema: int = SCHEMA_VERSION
 
 
