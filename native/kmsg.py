@@ -53,12 +53,12 @@ def decoded(raw: bytes) -> str:
 
 
 class Batch:
-    """Records of one read, of dtype `RECORD`; valid until the next read."""
+    """Records of one read, of dtype `RECORD`, and the buffer that they point into; valid until the next read."""
 
     def __init__(self, records: np.ndarray[Any, Any], buffer: memoryview, more: bool) -> None:
         self.records = records
         self.more = more
-        self._buffer = buffer
+        self.buffer = buffer
 
     def text(self, index: int) -> str:
         record = self.records[index]
@@ -71,7 +71,7 @@ class Batch:
         return {key.decode(): decoded(value) for key, value in _PROPERTY.findall(lines)}
 
     def _bytes(self, offset: int, length: int) -> bytes:
-        return bytes(self._buffer[int(offset) : int(offset) + int(length)])
+        return bytes(self.buffer[int(offset) : int(offset) + int(length)])
 
 
 class KernelLog:

@@ -10,29 +10,39 @@ import re
 
 from msgspec import Struct
 
+from ...native.kmsg import LEVELS
 from ...native.kmsg import decoded as plain
 
 MAX_TEXT = 8192  # characters; what the kernel itself allows for a record
-_KMSG = re.compile(r"(\d{1,6}),(\d{1,20}),(\d{1,20}),[^;\n]{0,200};")
+
+_KMSG = re.compile(r"(\d{1,6}),(\d{1,20}),(\d{1,20}),[^;\n]{0,200};", re.ASCII)
+_DAY_TIME = r"\d{4}-\d\d-\d\d[-T ]\d\d:\d\d:\d\d"
+_ZONE = r"(?:Z| ?[+-]\d\d:?\d\d| [A-Z]{3,5})?"
+# dmesg writes a comma before the fraction and no host name behind the time.
+_DMESG_ISO = re.compile(rf"({_DAY_TIME},\d{{1,9}}{_ZONE}) ", re.ASCII)
 _SYSLOG = re.compile(
-    r"(?P<when>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d{1,9})?"
-    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z| ?[+-]\d\d:?\d\d)?)"
-    r"(?: (?P<host>[\w.:-]{1,253}) (?P<program>[\w./@-]{1,64})(?:\[\d{1,10}\])?:)? "
+    rf"((?:[A-Z][a-z]{{2}} )?(?:{_DAY_TIME}|[A-Z][a-z]{{2}} [ \d]\d \d\d:\d\d:\d\d)(?:\.\d{{1,9}})?{_ZONE}) "
+    r"(?:[\w.-]{1,253} ([A-Za-z_][\w./@-]{0,63})(?:\[\d{1,10}\])?: )?",
+    re.ASCII,
 )
-_LEVEL = re.compile(r"<(\d{1,3})>1? ?|([a-z]\w{2,8}) {0,8}:([a-z]{3,7}) {0,3}: ")
-_STAMP = re.compile(
-    r"\[(?P<uptime> {0,12}\d{1,10}\.\d{1,9})(?: <[^>\n]{1,20}>)?\] ?(?P<late>\[ {0,12}[TC]\d{1,10}\] )?"
-    r"|\[(?P<clock>[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}|[A-Z][a-z]{2} ?\d\d? ?\d\d:\d\d"
-    r"|\d{4}-\d\d-\d\d[-T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?|[ +<]{1,12}\d{1,8}\.\d{1,9}>?)\] ?"
+_NUMBER_LEVEL = re.compile(r"<(\d{1,3})>1? ?", re.ASCII)
+_NAMED_LEVEL = re.compile(r"[a-z]\w{2,7} {0,8}:([a-z]{3,7}) {0,3}: ", re.ASCII)
+_UPTIME = re.compile(r"\[ {0,12}(\d{1,10})\.(\d{1,9})(?: <[^>\n]{1,20}>)?\] ?", re.ASCII)
+_CLOCK = re.compile(
+    rf"\[([A-Z][a-z]{{2}} [A-Z][a-z]{{2}} [ \d]\d \d\d:\d\d:\d\d \d{{4}}|[A-Z][a-z]{{2}} ?\d\d? ?\d\d:\d\d"
+    rf"|{_DAY_TIME}(?:[.,]\d{{1,9}})?|[ +<]{{1,12}}\d{{1,8}}\.\d{{1,9}}>?)\] ?",
+    re.ASCII,
 )
-_CALLER = re.compile(r"\[ {0,12}[TC]\d{1,10}\] ")
-_KERNEL = frozenset({"", "kernel", "vmunix"})
+_CALLER = re.compile(r"\[ {0,12}[TC]\d{1,10}\] |[\w.-]{1,253} kernel: ", re.ASCII)
+_LEVELS = {**{name: number for number, name in enumerate(LEVELS)}, "warn": 4}
+_KERNEL = frozenset({None, "kernel", "vmunix"})
 
 
 class Record(Struct, frozen=True):
-    """One record. `at_ns` counts from the boot, -1 where the line does not say; `stamp` is the time as it was written.
+    """One record. `line` is its place in the log: the number of its line or, of /dev/kmsg itself, of the record.
 
-    `program` is who wrote it: "" for the kernel. `level` and `seq` are -1 where the line does not say.
+    `at_ns` counts from the boot, `level` is 0 (emerg) to 7 (debug); both -1 where the line does not say. `stamp` is
+    the time as it was written. `program` is who wrote it: "" for the kernel.
     """
 
     text: str
@@ -40,7 +50,6 @@ class Record(Struct, frozen=True):
     at_ns: int = -1
     stamp: str = ""
     level: int = -1
-    seq: int = -1
     program: str = ""
 
 
@@ -51,51 +60,53 @@ def tokenize(line: str, number: int = 0) -> Record:
     """
     line = line[: MAX_TEXT + 512]
     found = _KMSG.match(line)
-    if found:
-        priority, seq, micros = map(int, found.groups())
-        return Record(_plain(line[found.end() :]), number, micros * 1000, found[3], priority & 7, seq)
-    return _from_text_log(line, number)
+    if not found:
+        return _from_text_log(line, number)
+    priority, micros = int(found[1]), int(found[3])
+    stamp = f"{micros // 1_000_000}.{micros % 1_000_000:06}"
+    return Record(_clean(line[found.end() :]), number, micros * 1000, stamp, priority & 7)
 
 
 def _from_text_log(line: str, number: int) -> Record:
     level, at = _level(line, 0)
-    syslog = _SYSLOG.match(line, at)
-    stamp, program = "", ""
-    if syslog:
-        stamp, program, at = syslog["when"], syslog["program"] or "", syslog.end()
+    stamp, program, at = _wall_clock(line, at)
     if level < 0:
         level, at = _level(line, at)
-    found = _STAMP.match(line, at)
     at_ns = -1
-    if found:
-        at = found.end()
-        stamp = stamp or (found["uptime"] or found["clock"]).strip()
-        at_ns = _nanoseconds(found["uptime"]) if found["uptime"] else -1
-    caller = _CALLER.match(line, at)
-    text = _plain(line[caller.end() if caller else at :])
-    return Record(text, number, at_ns, stamp, level, program="" if program in _KERNEL else program)
+    if line[at : at + 1] == "[":
+        at_ns, written, at = _bracketed(line, at)
+        stamp = stamp or written
+    caller = _CALLER.match(line, at) if stamp else None
+    text = _clean(line[caller.end() if caller else at :])
+    return Record(text, number, at_ns, stamp, level, program)
 
 
 def _level(line: str, at: int) -> tuple[int, int]:
-    found = _LEVEL.match(line, at)
-    if not found:
-        return -1, at
-    if found[1]:
+    if found := _NUMBER_LEVEL.match(line, at):
         return int(found[1]) & 7, found.end()
-    return (_LEVELS[found[3]], found.end()) if found[3] in _LEVELS else (-1, at)
+    found = _NAMED_LEVEL.match(line, at)
+    return (_LEVELS[found[1]], found.end()) if found and found[1] in _LEVELS else (-1, at)
 
 
-_LEVELS = {
-    name: number for number, name in enumerate(("emerg", "alert", "crit", "err", "warn", "notice", "info", "debug"))
-}
+def _wall_clock(line: str, at: int) -> tuple[str, str, int]:
+    """Time as written, program, and where they end."""
+    if found := _DMESG_ISO.match(line, at):
+        return found[1], "", found.end()
+    if found := _SYSLOG.match(line, at):
+        return found[1], "" if found[2] in _KERNEL else found[2], found.end()
+    return "", "", at
 
 
-def _nanoseconds(uptime: str) -> int:
-    seconds, _, fraction = uptime.strip().partition(".")
-    return int(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0"))
+def _bracketed(line: str, at: int) -> tuple[int, str, int]:
+    """Nanoseconds since the boot, time as written, and where it ends."""
+    if found := _UPTIME.match(line, at):
+        return int(found[1]) * 1_000_000_000 + int(found[2].ljust(9, "0")), f"{found[1]}.{found[2]}", found.end()
+    if found := _CLOCK.match(line, at):
+        return -1, found[1].strip(), found.end()
+    return -1, "", at
 
 
-def _plain(text: str) -> str:
+def _clean(text: str) -> str:
     text = text[:MAX_TEXT]
     if "\\x" in text or not text.isprintable():
         return plain(text.encode("utf-8", "surrogatepass"))
