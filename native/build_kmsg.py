@@ -21,7 +21,7 @@ ffibuilder.cdef(declarations((HERE / "kmsg.h").read_text()))
 ffibuilder.set_source(
     "eagle_eye.native._kmsg",
     '#include "kmsg.h"',
-    sources=["native/kmsg.c", "native/kmsg_reader.c"],
+    sources=["native/kmsg.c", "native/kmsg_reader.c", "native/kmsg_alarm.c"],
     include_dirs=["native"],
     depends=["native/kmsg.h"],
     libraries=["pthread"],

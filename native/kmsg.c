@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-_Static_assert(sizeof(struct kmsg_record) == 64, "read as a numpy dtype");
+_Static_assert(sizeof(struct kmsg_record) == 72, "read as a numpy dtype");
 
 struct cursor {
 	const char *at;
@@ -53,9 +53,13 @@ static bool number(struct cursor *c, uint64_t max, uint64_t *value)
 
 /* ---- hashes ---- */
 
+#define HUGE_DIGITS	6
+#define HUGE_HEX_DIGITS 9
+
 struct hashes {
 	uint64_t text;
 	uint64_t template;
+	uint64_t fact;
 };
 
 static uint64_t mixed(uint64_t hash, unsigned char byte)
@@ -71,10 +75,12 @@ static uint64_t mixed_all(uint64_t hash, const char *at, const char *end)
 	return hash;
 }
 
-static void hash_number(struct hashes *h, const char *at, const char *end, bool varies)
+/* `huge` numbers are counters and addresses; shorter ones may be a code, a device or a register. */
+static void hash_number(struct hashes *h, const char *at, const char *end, bool varies, bool huge)
 {
 	h->template = mixed(h->template, '#');
 	h->text = varies ? mixed(h->text, '#') : mixed_all(h->text, at, end);
+	h->fact = huge ? mixed(h->fact, '#') : mixed_all(h->fact, at, end);
 }
 
 static void hash_word(struct hashes *h, const char *at, const char *end)
@@ -85,10 +91,11 @@ static void hash_word(struct hashes *h, const char *at, const char *end)
 		while (at < end && is_digit(*at))
 			at++;
 		if (at > digits) {
-			hash_number(h, digits, at, at - digits >= 4);
+			hash_number(h, digits, at, at - digits >= 4, at - digits >= HUGE_DIGITS);
 			continue;
 		}
 		h->text = mixed(h->text, *at);
+		h->fact = mixed(h->fact, *at);
 		h->template = mixed(h->template, *at++);
 	}
 }
@@ -115,6 +122,13 @@ static bool is_number(const char *at, const char *end)
 	return digits;
 }
 
+static bool has_letter(const char *at, const char *end)
+{
+	while (at < end && is_digit(*at))
+		at++;
+	return at < end;
+}
+
 /* A PCI domain ("0000:3b:00.0") tells devices apart, unlike other numbers of its length. */
 static bool is_pci_domain(const char *at, const char *end, const char *text_end)
 {
@@ -123,7 +137,7 @@ static bool is_pci_domain(const char *at, const char *end, const char *text_end)
 
 static struct hashes hash_text(const char *at, const char *end, uint64_t seed)
 {
-	struct hashes h = {seed, ~seed};
+	struct hashes h = {seed, ~seed, seed};
 
 	while (at < end) {
 		const char *start = at;
@@ -132,11 +146,13 @@ static struct hashes hash_text(const char *at, const char *end, uint64_t seed)
 			at++;
 		if (at == start) {
 			h.text = mixed(h.text, *at);
+			h.fact = mixed(h.fact, *at);
 			h.template = mixed(h.template, *at++);
 		} else if (is_address(start, at)) {
-			hash_number(&h, start, at, true);
+			hash_number(&h, start, at, true, at - start >= 2 + HUGE_HEX_DIGITS);
 		} else if (is_number(start, at)) {
-			hash_number(&h, start, at, at - start >= 4 && !is_pci_domain(start, at, end));
+			hash_number(&h, start, at, at - start >= 4 && !is_pci_domain(start, at, end),
+				    at - start >= HUGE_DIGITS && !has_letter(start, at));
 		} else {
 			hash_word(&h, start, at);
 		}
@@ -208,6 +224,7 @@ static bool parse_record(const char *data, uint32_t start, uint32_t size, uint64
 	hashes = hash_text(c.at, text_end, mixed(mixed(seed, r->level), r->facility));
 	r->text_hash = hashes.text;
 	r->template_hash = hashes.template;
+	r->fact_hash = hashes.fact;
 	r->text_offset = c.at - data;
 	r->text_bytes = text_end - c.at;
 	r->dict_offset = text_end + 1 - data;

@@ -12,6 +12,7 @@ struct kmsg_record {
 	uint64_t time_ns;
 	uint64_t text_hash;     /* of level, facility and text; addresses and numbers of four digits or more are alike */
 	uint64_t template_hash; /* the same, but all numbers are alike */
+	uint64_t fact_hash;     /* the same, but only numbers of six digits or more and addresses (0x, nine) are alike */
 	uint32_t text_offset;   /* into the batch's buffer; still escaped */
 	uint32_t text_bytes;
 	uint32_t dict_offset; /* lines " KEY=value\n", still escaped */
@@ -49,5 +50,9 @@ struct kmsg_reader *kmsg_start(int fd, uint32_t capacity);
 void kmsg_stop(struct kmsg_reader *reader);
 int kmsg_wake_fd(const struct kmsg_reader *reader);
 void kmsg_collect(struct kmsg_reader *reader, struct kmsg_log *log, char *buffer, uint32_t capacity);
+
+/* A descriptor that is readable from `after_ns` after it was set, until it is set again; 0 sets it to never. */
+int kmsg_alarm_open(void);
+int kmsg_alarm_set(int fd, uint64_t after_ns);
 
 #endif

@@ -108,12 +108,12 @@ def opened(tmp_path):
 
 
 def test_the_layout_is_the_one_of_the_header():
-    assert RECORD.itemsize == 64
+    assert RECORD.itemsize == 72
     offsets = {name: RECORD.fields[name][1] for name in RECORD.names}
     assert offsets == {
-        "seq": 0, "time_ns": 8, "text_hash": 16, "template_hash": 24, "text_offset": 32, "text_bytes": 36,
-        "dict_offset": 40, "dict_bytes": 44, "caller": 48, "facility": 52, "level": 54, "caller_kind": 55,
-        "continuation": 56,
+        "seq": 0, "time_ns": 8, "text_hash": 16, "template_hash": 24, "fact_hash": 32, "text_offset": 40,
+        "text_bytes": 44, "dict_offset": 48, "dict_bytes": 52, "caller": 56, "facility": 60, "level": 62,
+        "caller_kind": 63, "continuation": 64,
     }  # fmt: skip
 
 
@@ -184,13 +184,13 @@ def test_escapes_are_undone():
 # ---- hashes: what counts as the same text ----
 
 
-def hashes(*texts: str) -> tuple[list[int], list[int]]:
+def hashes(*texts: str, names=("text_hash", "template_hash")) -> tuple[list[int], ...]:
     data = "".join(f"6,{n},1,-;{text}\n" for n, text in enumerate(texts)).encode()
     records = np.zeros(len(texts), RECORD)
     state, consumed = ffi.new("struct kmsg_log *", {"seed": 1}), ffi.new("uint32_t *")
     view = ffi.from_buffer("struct kmsg_record[]", records)
     assert lib.kmsg_parse(state, data, len(data), 1, view, len(texts), consumed) == len(texts)
-    return records["text_hash"].tolist(), records["template_hash"].tolist()
+    return tuple(records[name].tolist() for name in names)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +221,31 @@ def test_codes_and_device_names_differ_in_text_but_not_in_template(one, other):
     texts, templates = hashes(one, other)
     assert texts[0] != texts[1]
     assert templates[0] == templates[1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("NVRM: Xid (PCI:0000:3b:00): 79, pid=1234567", "NVRM: Xid (PCI:0000:3b:00): 79, pid=7654321"),
+        ("I/O error, dev sda, sector 1234567", "I/O error, dev sda, sector 123456789"),
+        ("fault at 0x7f0123456789", "fault at 0x7f0123456"),
+    ],
+)
+def test_counters_and_addresses_make_no_other_fact(one, other):
+    assert len(set(*hashes(one, other, names=["fact_hash"]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("SXid (PCI:0000:06:00.0): 20034, Fatal", "SXid (PCI:0000:06:00.0): 20035, Fatal"),
+        ("145, RLW_REMAP Fatal (0x00000004 0x00000001)", "145, RLW_REMAP Fatal (0x00000004 0x00000002)"),
+        ("event_id=0x80e01801", "event_id=0x80e18401"),
+        ("Bank 7: cc00008000010092", "Bank 7: cc00008000010093"),
+    ],
+)
+def test_codes_and_registers_make_another_fact(one, other):
+    assert len(set(*hashes(one, other, names=["fact_hash"]))) == 2
 
 
 def test_other_words_differ_in_both():
