@@ -191,6 +191,7 @@ if __name__ == "__main__":
             "pyyaml>=6.0",
             "rich>=13.7",
             "structlog>=24.1",
+            "zstandard>=0.22",
         ],
         extras_require={
             # Names of pods by the devices they hold, from the kubelet.

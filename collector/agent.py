@@ -15,6 +15,7 @@ from ..native.errors import UnavailableError
 from ..probes.model import Event, Health, Snapshot
 from ..probes.probe import Context, EventSource, Metric, Sample, Series, Spec
 from .exporter import Exporter, Source
+from .forensics.black_box import BlackBox
 from .own_health import build_info, probe_health
 from .publisher_source import make_publisher, publisher_source
 from .runner import Runner
@@ -28,6 +29,7 @@ FIRST_ROUND_S = 10.0
 LAST_ROUND_S = 0.5
 PROBE_STOP_S = 2.0
 PUBLISHER_STOP_S = 5.0
+BLACK_BOX_STOP_S = 3.0
 SILENT_NS = 10_000_000_000
 EVENTS_PER_SNAPSHOT = 1000
 
@@ -69,6 +71,7 @@ class Agent:
         self._runners: list[Runner] = []
         self._schedule: Schedule | None = None
         self.publisher = make_publisher(settings, settings.state_dir)
+        self.black_box = BlackBox(settings, self._boot_id, self._take_events)
         self.web = self._make_web([*sources, self_cost(helpers=helpers), build_info(__version__, libbpf)])
 
     def subscribe(self, subscriber: Subscriber) -> None:
@@ -80,6 +83,8 @@ class Agent:
         async with AsyncExitStack() as stack:
             await self.publisher.start()
             stack.push_async_callback(self.publisher.stop, PUBLISHER_STOP_S)
+            self.black_box.start()
+            stack.push_async_callback(self.black_box.stop, BLACK_BOX_STOP_S)
             await self.web.start()
             stack.push_async_callback(self.web.close)
             schedule = self._make_schedule()
@@ -91,11 +96,12 @@ class Agent:
 
     @property
     def health(self) -> tuple[Health, ...]:
-        """Health of every probe, also of those that are switched off, and of the way to NATS."""
+        """Health of every probe, also of those that are switched off, of the way to NATS and of the black box."""
         return (
             *(runner.health for runner in self._runners),
             *(Health(probe=spec.name, state="off") for spec in self._off),
             self.publisher.health(),
+            *self.black_box.health(),
         )
 
     def _make_schedule(self) -> Schedule:
@@ -137,16 +143,17 @@ class Agent:
                 raise UnavailableError(message, remedy=runner.error.remedy)
 
     def _take_sample(self, sample: Sample) -> None:
+        self.black_box.engines(sample.engines)
         self._take_events(sample.events)
 
     def _take_events(self, events: Sequence[Event]) -> None:
         for event in events:
-            self.publisher.publish_event(event)
+            self.black_box.event(event, self.publisher.publish_event(event))
         self._recent += events[: EVENTS_PER_SNAPSHOT - len(self._recent)]
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         self._newest_ns = snapshot.at_ns
-        self.publisher.publish_snapshot(snapshot)
+        self.black_box.snapshot(snapshot, self.publisher.publish_snapshot(snapshot))
         events, self._recent = tuple(self._recent), []
         for subscriber in self._subscribers:
             subscriber(snapshot, events)
@@ -157,7 +164,7 @@ class Agent:
         exporter.add(probe_health(lambda: self.health))
         exporter.add(Source("agent", (SNAPSHOTS, MISSED), self._series))
         exporter.add(publisher_source(self.publisher))
-        for source in others:
+        for source in (*self.black_box.sources(), *others):
             exporter.add(source)
         return WebServer(
             exporter,

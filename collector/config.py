@@ -16,7 +16,16 @@ from ..native.errors import UsageError
 from ..probes.paths import Paths
 from ..probes.probe import Spec
 from .config_file import GIVEN_TWICE, Entry, read_entries
-from .settings import ENVIRONMENT_PREFIX, NatsSettings, ProbeSettings, Setting, Settings, Value, settings_of
+from .settings import (
+    ENVIRONMENT_PREFIX,
+    NatsSettings,
+    ProbeSettings,
+    RecorderSettings,
+    Setting,
+    Settings,
+    Value,
+    settings_of,
+)
 
 CONFIG_VARIABLE = "EAGLE_EYE_CONFIG"
 # No setting: what `eagle-eye simulate run` gives its command, for the simulated libraries to read.
@@ -155,7 +164,7 @@ def _contradictions(values: Mapping[str, Value]) -> Iterator[UsageError]:
 
 
 def _compose(specs: Sequence[Spec], values: Mapping[str, Value]) -> Settings:
-    parts: dict[str, dict[str, Any]] = {"": {}, "nats": {}, "paths": {}}
+    parts: dict[str, dict[str, Any]] = {"": {}, "nats": {}, "recorder": {}, "paths": {}}
     for key, value in values.items():
         section, _, name = key.rpartition(".")
         if section in parts:
@@ -163,6 +172,7 @@ def _compose(specs: Sequence[Spec], values: Mapping[str, Value]) -> Settings:
     return Settings(
         **parts[""],
         nats=NatsSettings(**parts["nats"]),
+        recorder=RecorderSettings(**parts["recorder"]),
         paths=Paths(**parts["paths"]),
         probes={spec.name: _probe(spec, values) for spec in specs},
         values=tuple(values.values()),

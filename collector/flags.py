@@ -36,6 +36,7 @@ def add_flags(
     general = parser.add_argument_group("settings")
     groups = {
         "nats": parser.add_argument_group("NATS"),
+        "recorder": parser.add_argument_group("black box"),
         "paths": parser.add_argument_group("paths"),
         "probes": parser.add_argument_group("probes"),
     }

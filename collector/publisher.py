@@ -73,7 +73,8 @@ class Publisher:
     """Everything of the agent that goes to NATS. Belongs to the event loop that it is made in.
 
     The `publish_` methods never wait and never raise: what cannot be sent is spooled (events, stalls, findings)
-    or dropped (snapshots and other lossy messages), and counted. The spool is `state_dir/spool`.
+    or dropped (snapshots and other lossy messages), and counted. The spool is `state_dir/spool`. Some give the
+    message as it was encoded, for others who need it, or None where it could not be.
     """
 
     def __init__(
@@ -141,9 +142,9 @@ class Publisher:
 
     # Collector's side
 
-    def publish_event(self, event: Event) -> None:
-        """An event or a fault, durably."""
-        self._durable(event.id, self.subjects.event(event.kind), event)
+    def publish_event(self, event: Event) -> bytes | None:
+        """An event or a fault, durably; as encoded."""
+        return self._durable(event.id, self.subjects.event(event.kind), event)
 
     def publish_stall(self, stall: Stall) -> None:
         """A stall, durably."""
@@ -153,13 +154,14 @@ class Publisher:
         """A finding, durably."""
         self._durable(finding.id, self.subjects.finding, finding)
 
-    def publish_snapshot(self, snapshot: Snapshot) -> None:
-        """The node now; dropped while NATS is away."""
+    def publish_snapshot(self, snapshot: Snapshot) -> bytes | None:
+        """The node now; dropped while NATS is away; as encoded."""
         payload = self._payload(snapshot)
         if payload is not None:
             self.publish_lossy(self.subjects.snapshot, payload, self._content_type)
         else:
             self._lossy.refuse("unencodable")
+        return payload
 
     def publish_lossy(self, subject: str, payload: bytes, content_type: str = "application/json") -> None:
         """Any message that is worth sending now or never."""
@@ -169,7 +171,7 @@ class Publisher:
         self._lossy.append(Message(subject, payload, content_type))
         self._lossy_wake.set()
 
-    def _durable(self, message_id: str, subject: str, value: Event | Stall | Finding) -> None:
+    def _durable(self, message_id: str, subject: str, value: Event | Stall | Finding) -> bytes | None:
         payload = self._payload(value)
         if payload is None:
             self._outbox.refuse("unencodable")
@@ -179,6 +181,7 @@ class Publisher:
             self._outbox.refuse("stopped")
         else:
             self._outbox.append(Record(message_id, subject, self._content_type, payload))
+        return payload
 
     def _payload(self, value: Any) -> bytes | None:
         try:

@@ -42,13 +42,19 @@ OPTIONS: tuple[Option, ...] = (
     Option("nats.tls_ca", "path", None, "certificates that prove the server"),
     Option("nats.tls_cert", "path", None, "certificate of this client, together with nats.tls_key"),
     Option("nats.tls_key", "path", None, "private key of this client"),
+    Option("recorder.enabled", "boolean", True, "keep a black box of what was seen, in STATE_DIR/recorder"),
+    Option("recorder.limit", "size", "256MiB", "most disk space for the black box", minimum="8MiB"),
+    Option("recorder.keep", "duration", "24h", "how long the black box looks back", minimum="1m"),
+    Option(
+        "recorder.pstore_archive", "path", "/var/lib/systemd/pstore", "where kernel logs saved by a crash are moved to"
+    ),
     Option("paths.proc", "path", "/proc", "where the node's /proc is seen"),
     Option("paths.sys", "path", "/sys", "where the node's /sys is seen"),
     Option("paths.dev", "path", "/dev", "where the node's /dev is seen"),
 )
 
-# `--nats URL` is what people type; all other flags follow from the name.
-_FLAGS = {"nats.url": "--nats"}
+# `--nats URL` and `--no-recorder` are what people type; all other flags follow from the name.
+_FLAGS = {"nats.url": "--nats", "recorder.enabled": "--recorder"}
 
 
 class Setting(Struct, frozen=True):
@@ -95,6 +101,15 @@ class NatsSettings(Struct, frozen=True):
     tls_key: Path | None = None
 
 
+class RecorderSettings(Struct, frozen=True):
+    """The black box. `keep_ns` is nanoseconds."""
+
+    enabled: bool = True
+    limit_bytes: int = 256 * 2**20
+    keep_ns: int = 86_400 * 10**9
+    pstore_archive: Path = Path("/var/lib/systemd/pstore")
+
+
 class ProbeSettings(Struct, frozen=True):
     """`asked` says that the user named this probe; then it must work. `options` holds parsed values by name."""
 
@@ -115,6 +130,7 @@ class Settings(Struct, frozen=True):
     log_level: str
     log_format: str
     nats: NatsSettings
+    recorder: RecorderSettings
     paths: Paths
     probes: Mapping[str, ProbeSettings]
     web_config: Path | None = None

@@ -30,6 +30,8 @@ SENTENCES = {
     "device.xid": "{model} {device}: Xid {xid}",
     "device.notice": "{model} {device}: {what}",
     "device.fault": "{model} {device}: {meaning}, {assertion}",
+    "recorder.previous_boot": "the boot before this one ended {end}{dark_seconds:dark}{last_words:words}",
+    "recorder.previous_run": "the agent before this one ended {end}{dark_seconds:dark}",
 }
 
 _FORMATS: dict[str, Callable[[Any], str]] = {
@@ -46,6 +48,8 @@ _OPTIONAL = {
     "behind": " behind {}",
     "share": ", {} of it,",
     "times": " ({} times)",
+    "dark": ", {} seconds before this recording",
+    "words": ": {}",
 }
 
 

@@ -219,7 +219,10 @@ def test_every_kind_that_a_probe_makes_has_a_sentence():
     # The probe `devices` tells of one device at a time.
     names = "|".join(name for spec in PROBES for name in (spec.name, spec.name.removesuffix("s")))
     probes = Path(figures.__file__).parents[2] / "probes"
-    made = {kind for path in probes.glob("*.py") for kind in re.findall(rf'"((?:{names})\.[a-z_]+)"', path.read_text())}
+    agent = [path for name in ("recorder", "forensics") for path in (probes.parent / "collector" / name).glob("*.py")]
+    names += "|recorder|forensics"
+    paths = [*probes.glob("*.py"), *agent]
+    made = {kind for path in paths for kind in re.findall(rf'"((?:{names})\.[a-z_]+)"', path.read_text())}
 
     assert len(made) >= 5
     assert made == set(SENTENCES)

@@ -1,0 +1,1 @@
+"""Bundles: the minute around a fault, frozen with its evidence, for people and for today's rules."""
