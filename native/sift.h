@@ -6,8 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SIFT_MIN_BYTES 4 /* shortest literal */
-#define SIFT_MAX_BYTES 64
+#define SIFT_MIN_BYTES 4 /* shortest literal, which the hash covers */
+#define SIFT_MAX_BYTES 64 /* longest literal */
 #define SIFT_MAX_LITERALS 1024
 
 struct kmsg_record;

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from struct import Struct
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,16 +13,12 @@ from ._sift import ffi, lib
 if TYPE_CHECKING:
     from .kmsg import Batch
 
+MIN_BYTES = int(lib.SIFT_MIN_BYTES)
 _MAX_HITS = 4096
+_HIT = Struct("=4Q")
 
-
-class Hit(NamedTuple):
-    """A line with literals. `line` is its number; `start` and `end` are where it is in the data."""
-
-    line: int
-    start: int
-    end: int
-    mask: int
+Hit = tuple[int, int, int, int]
+"""A line with literals: their mask, the line's number, where it starts in the data, its bytes without newline."""
 
 
 class Sift:
@@ -52,14 +49,10 @@ class Sift:
         """The lines of `data` with a literal, in order, and the number of the line after its last."""
         buffer = ffi.from_buffer("char[]", data)
         place = ffi.new("struct sift_place *", {"line": first_line})
+        room = min(_MAX_HITS, len(data) // (MIN_BYTES + 1) + 1)
+        found = ffi.new("struct sift_hit[]", room)
         hits: list[Hit] = []
         while place.offset < len(data):
-            hits.extend(self._some(buffer, len(data), place))
+            count = lib.sift_lines(self._sift, buffer, len(data), place, found, room)
+            hits += _HIT.iter_unpack(bytes(ffi.buffer(found, count * _HIT.size)))
         return hits, place.line
-
-    def _some(self, buffer: Any, length: int, place: Any) -> Iterator[Hit]:
-        found = ffi.new("struct sift_hit[]", _MAX_HITS)
-        count = lib.sift_lines(self._sift, buffer, length, place, found, _MAX_HITS)
-        for index in range(count):
-            hit = found[index]
-            yield Hit(hit.line, hit.start, hit.start + hit.bytes, hit.mask)

@@ -40,7 +40,7 @@ def _uuid(cursor: Cursor) -> Decoded | None:
 
 
 def _driver(text: str) -> Decoded | None:
-    """`loading NVIDIA UNIX x86_64 Kernel Module  535.183.01  Tue …`, or `… UNIX Open Kernel Module for x86_64  595.45.04`."""
+    """`loading NVIDIA UNIX x86_64 Kernel Module  535.183.01  Tue …`, `… Open Kernel Module for x86_64  595.45.04`."""
     cursor = Cursor(text)
     if not cursor.skip_past("loading NVIDIA UNIX "):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from msgspec import structs
@@ -17,21 +18,17 @@ _MAX_WORDS = 64
 
 
 def parse(text: str) -> Decoded | None:
-    cursor = Cursor(text)
-    if not cursor.skip_past("SXid ("):
+    before, mark, rest = text.partition("SXid (")
+    place, closed, rest = rest.partition("): ")
+    number, _, body = rest.partition(",")
+    if not (mark and closed and number.isascii() and number.isdigit() and len(number) < 6):
         return None
-    cursor.take("PCI:")
-    device = scan.pci_address(cursor.until("): "))
-    code = cursor.integer()
-    if code is None or code > 99_999:
-        return None
-    cursor.take(",")
-    cursor.spaces()
-    fields = _switch(text)
-    body = cursor.rest()
+    fields = dict(_switch(before[-32:]))
+    body = body.strip()
     if not _continuation(body, fields):
-        _head(cursor, fields)
-    return Decoded(NAME, str(code), device, fields, incomplete="severity" in fields or "continuation" in fields)
+        _head(body, fields)
+    more = "severity" in fields or "continuation" in fields
+    return Decoded(NAME, str(int(number)), _address(place[:64]), fields, incomplete=more)
 
 
 def join(earlier: Decoded, later: Decoded) -> Decoded | None:
@@ -44,29 +41,33 @@ def join(earlier: Decoded, later: Decoded) -> Decoded | None:
     return structs.replace(earlier, fields=fields)
 
 
-def _switch(text: str) -> dict[str, Any]:
-    number = scan.integer_after(text, "nvidia-nvswitch")
+@lru_cache(maxsize=256)
+def _switch(before: str) -> dict[str, int]:
+    number = scan.integer_after(before, "nvidia-nvswitch")
     return {} if number is None else {"nvswitch": number}
 
 
-def _head(cursor: Cursor, fields: dict[str, Any]) -> None:
-    at = cursor.at
-    severity = _SEVERITIES.get(cursor.until(", "))
-    if severity:
-        fields["severity"] = severity
+@lru_cache(maxsize=256)
+def _address(place: str) -> str:
+    return scan.pci_address(place.removeprefix("PCI:"))
+
+
+def _head(body: str, fields: dict[str, Any]) -> None:
+    severity, _, message = body.partition(", ")
+    if severity in _SEVERITIES:
+        fields["severity"] = _SEVERITIES[severity]
     else:
-        cursor.at = at
-    if cursor.take("Link "):
-        fields["link"] = cursor.integer()
-        cursor.spaces()
-    message = cursor.rest().strip()[:_MAX_MESSAGE]
+        message = body
+    if message.startswith("Link "):
+        link, _, message = message[5:].partition(" ")
+        fields["link"] = scan.integer(link)
+    message = message[:_MAX_MESSAGE]
     if message.endswith("(First)"):
         fields["first"] = True
         message = message.removesuffix("(First)").rstrip()
     for name in ("instance", "chiplet"):
-        number = scan.integer_after(message, f"{name}=")
-        if number is not None:
-            fields[name] = number
+        if f", {name}=" in message:
+            fields[name] = scan.integer_after(message, f", {name}=")
     fields["message"] = message
 
 

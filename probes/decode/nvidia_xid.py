@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from . import scan
@@ -13,60 +14,61 @@ NAME = "nvidia.xid"
 _XID = "NVRM: Xid ("
 _RATE_LIMIT = "Rate limiting GSP RPC error prints for GPU at "
 _RPC_TABLE = " GSP RPC buffer contains function "
-_UNKNOWN = "<unknown>"
+_UNKNOWN = frozenset({"", "<unknown>", "'<unknown>'"})
 
 
 def parse(text: str) -> Decoded | None:
     at = text.find(_XID)
     if at >= 0:
-        return _xid(Cursor(text, at + len(_XID)))
+        return _xid(text[at + len(_XID) :])
     if _RATE_LIMIT in text:
         return _rate_limit(text)
     return _rpc_table(text) if _RPC_TABLE in text else None
 
 
-def _xid(cursor: Cursor) -> Decoded | None:
+def _xid(text: str) -> Decoded | None:
     """`PCI:0000:01:00 GPU-I:05 GPU-CI:00): 31, pid=7194, name=python3, BODY`; before R450 without `PCI:`."""
-    fields: dict[str, Any] = {}
-    device = _address(cursor, fields)
-    code = cursor.integer()
-    if code is None or code > 99_999:
+    place, closed, rest = text.partition("): ")
+    number, _, rest = rest.partition(",")
+    number = number.rstrip()
+    if not (closed and number.isascii() and number.isdigit() and len(number) < 6):
         return None
-    _next(cursor)
-    _process(cursor, fields)
-    recovery = read_body(code, cursor.rest().strip(), fields)
+    device, instances = _address(place[:64])
+    fields: dict[str, Any] = {**instances}
+    body = _without_process(rest.strip(), fields)
+    code = int(number)
+    recovery = read_body(code, body, fields)
     return Decoded(NAME, str(code), device, fields, recovery)
 
 
-def _address(cursor: Cursor, fields: dict[str, Any]) -> str:
-    place = Cursor(cursor.until("): "))
-    place.take("PCI:")
-    device = scan.pci_address(place.until(" "))
-    if place.take("GPU-I:"):
-        fields["gpu_instance"] = place.integer()
-        place.spaces()
-    if place.take("GPU-CI:"):
-        fields["compute_instance"] = place.integer()
-    return device
-
-
-def _process(cursor: Cursor, fields: dict[str, Any]) -> None:
-    """`pid=7194, name=python3, `, either or both; the kernel's word for none is `<unknown>`, in quotes or not."""
-    if cursor.take("pid="):
-        pid = scan.integer(cursor.until(","))
-        if pid:
-            fields["pid"] = pid
+@lru_cache(maxsize=256)
+def _address(place: str) -> tuple[str, dict[str, int | None]]:
+    """Device and MIG instances, of which a node has few; not to be changed."""
+    cursor = Cursor(place)
+    cursor.take("PCI:")
+    device = scan.pci_address(cursor.until(" "))
+    instances = {}
+    if cursor.take("GPU-I:"):
+        instances["gpu_instance"] = cursor.integer()
         cursor.spaces()
-    if cursor.take("name="):
-        process = cursor.until(", ").strip()[:64]
-        if process and process.strip("'") != _UNKNOWN:
-            fields["process"] = process
-        cursor.spaces()
+    if cursor.take("GPU-CI:"):
+        instances["compute_instance"] = cursor.integer()
+    return device, instances
 
 
-def _next(cursor: Cursor) -> None:
-    cursor.take(",")
-    cursor.spaces()
+def _without_process(body: str, fields: dict[str, Any]) -> str:
+    """`pid=7194, name=python3, `, either or both; the driver's word for none is `<unknown>`, in quotes or not."""
+    if body.startswith("pid="):
+        pid, _, body = body[4:].partition(",")
+        body = body.lstrip()
+        if pid.isascii() and pid.isdigit() and int(pid[:10]) > 0:
+            fields["pid"] = int(pid[:10])
+    if body.startswith("name="):
+        process, _, body = body[5:].partition(", ")
+        body = body.lstrip()
+        if process not in _UNKNOWN:
+            fields["process"] = process[:64].rstrip()
+    return body
 
 
 def _rate_limit(text: str) -> Decoded | None:

@@ -6,6 +6,7 @@ A body that none of them knows keeps its text, and its words that are well known
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from . import scan
@@ -14,6 +15,7 @@ from .cursor import Cursor
 _CAUSE = " caused by previous Xid "
 _MAX_MESSAGE = 512
 _MAX_WORDS = 64
+_HEXADECIMAL_DIGITS = frozenset("0123456789abcdefABCDEF")
 _WELL_KNOWN = {
     "Ch": "channel",
     "ChID": "channel",
@@ -34,44 +36,63 @@ Fields = dict[str, Any]
 def read_body(code: int, body: str, fields: Fields) -> bool:
     """Adds to `fields` what `body` says; true when it tells the end of a fault. Never raises."""
     fields["message"] = body[:_MAX_MESSAGE]
-    said, _, previous = body.partition(_CAUSE)
-    cause = scan.integer(previous)
-    if cause is not None:
-        fields["cause"] = str(cause)
-    _well_known_words(said, fields)
+    said = body
+    if _CAUSE in body:
+        said, _, previous = body.partition(_CAUSE)
+        fields.update(scan.known(cause=_number_as_text(previous)))
+    words = said[:_MAX_MESSAGE].split(None, _MAX_WORDS)
+    if not _WELL_KNOWN.keys().isdisjoint(words):
+        _well_known_words(words, fields)
     reader = _READERS.get(code)
     return bool(reader and reader(said, fields))
 
 
-def _well_known_words(body: str, fields: Fields) -> None:
+def _number_as_text(text: str) -> str:
+    number = scan.integer(text)
+    return "" if number is None else str(number)
+
+
+def _well_known_words(words: list[str], fields: Fields) -> None:
     """`Ch 0000000c`, `Channel ID 0000000d intr0 00040000`, `Class 0000cbc0, Offset 00000000`."""
-    words = body[:_MAX_MESSAGE].split(None, _MAX_WORDS)
-    for word, value in zip(words, words[1:], strict=False):
+    for word, value in pairwise(words):
         name = _WELL_KNOWN.get(word)
         if name and name not in fields:
             _put_hexadecimal(name, value, fields)
-    if body.startswith("Channel ID ") and len(words) > 2:
+    if words[:2] == ["Channel", "ID"] and len(words) > 2:
         _put_hexadecimal("channel", words[2], fields)
 
 
 def _put_hexadecimal(name: str, value: str, fields: Fields) -> None:
-    digits = value.rstrip(",.:")
-    number = scan.hexadecimal(digits)
-    if number is not None and digits.removeprefix("0x").isalnum():
+    number = _hexadecimal(value.rstrip(",.:"))
+    if number is not None:
         fields[name] = hex(number)
+
+
+def _hexadecimal(word: str) -> int | None:
+    """The number that the whole of `word` is, with or without 0x, of at most 64 bits."""
+    digits = word[2:] if word.startswith("0x") else word
+    if len(digits) > 16 or not _HEXADECIMAL_DIGITS.issuperset(digits):
+        return None
+    return int(digits, 16) if digits else None
+
+
+def _decimal(word: str) -> int | None:
+    digits = word.removeprefix("-")
+    return int(word) if digits.isdigit() and digits.isascii() and len(digits) < 10 else None
 
 
 def _mmu_fault(body: str, fields: Fields) -> None:
     """`MMU Fault: ENGINE GRAPHICS GPCCLIENT_T1_8 faulted @ 0x73ac_1c000000. Fault is of type FAULT_PDE ACCESS_…`."""
-    cursor = Cursor(body)
-    if not cursor.skip_past("MMU Fault: ENGINE "):
+    head, _, tail = body.partition(" faulted @ ")
+    client = head.partition("MMU Fault: ENGINE ")[2]
+    if not client:
         return
-    engine, _, client = cursor.until(" faulted @ ").rpartition(" ")
-    address = cursor.until(". ").replace("_", "")
-    fields.update(scan.known(engine=engine[:64], client=client[:64], va=address[:32]))
-    if cursor.take("Fault is of type "):
-        kind, access = cursor.word(), scan.after(cursor.rest(), " ")
-        fields.update(scan.known(fault_type=kind, access_type=scan.word(access)))
+    fields["engine"], _, fields["client"] = client[:128].rpartition(" ")
+    address, _, tail = tail.partition(". Fault is of type ")
+    fields["va"] = address.replace("_", "")[:32]
+    if tail:
+        fields["fault_type"], _, access = tail[:128].partition(" ")
+        fields["access_type"] = access.rstrip(" .")
 
 
 def _exception(body: str, fields: Fields) -> None:
@@ -122,7 +143,7 @@ def _hex_after(text: str, mark: str) -> str | None:
 
 
 def _remap(body: str, fields: Fields) -> None:
-    """`Row Remapper: New row marked for remapping, reset gpu to activate.`, `Row Remapper Error: (0x…) - All reserved…`."""
+    """`Row Remapper: New row marked for remapping, …`, `Row Remapper Error: (0x…) - All reserved rows for bank …`."""
     if "marked for remapping" in body or "page retired" in body:
         fields["remap"] = "pending"
     elif "All reserved rows" in body:
@@ -133,7 +154,7 @@ def _remap(body: str, fields: Fields) -> None:
 
 
 def _double_bit_error(body: str, fields: Fields) -> None:
-    """`An uncorrectable double bit error (DBE) has been detected on GPU in the framebuffer at partition 3, subpartition 1.`"""
+    """`An uncorrectable double bit error (DBE) … in the framebuffer at partition 3, subpartition 1.`"""
     if "DBE" in body or "double bit" in body:
         fields["ecc"] = "double_bit"
     for name in ("partition", "subpartition"):
@@ -145,17 +166,22 @@ def _gsp_timeout(body: str, fields: Fields) -> None:
 
     Before R550 `Timeout waiting for RPC from GSP1!`; from R590 on `sequence N` comes before the parameters.
     """
-    cursor = Cursor(body)
-    if cursor.take("Timeout after "):
-        fields.update(scan.known(timeout_seconds=cursor.integer()))
-    gpu = scan.integer_after(body, " from GPU")
-    fields.update(scan.known(gpu=scan.integer_after(body, " from GSP") if gpu is None else gpu))
-    if not cursor.skip_past("Expected function "):
+    timeout, _, rest = body.partition(" of waiting for ")
+    if rest:
+        fields["timeout_seconds"] = _decimal(timeout.removeprefix("Timeout after ").removesuffix("s"))
+    source, _, rest = body.partition("! Expected function ")
+    gpu = _decimal(source.partition(" from G")[2][2:].partition(" ")[0])
+    if gpu is not None:
+        fields["gpu"] = gpu
+    if not rest:
         return
-    fields.update(scan.known(function=cursor.integer(), function_name=scan.between(cursor.until(")") + ")", "(", ")")))
-    fields.update(scan.known(sequence=scan.integer_after(cursor.rest(), " sequence ")))
-    parameters = scan.between(cursor.rest(), "(", ")").split()
-    fields["parameters"] = parameters[:8]
+    function, _, rest = rest.partition(" (")
+    name, _, rest = rest.partition(")")
+    fields["function"], fields["function_name"] = _decimal(function), name[:64]
+    sequence, _, parameters = rest.partition("(")
+    if " sequence " in sequence:
+        fields["sequence"] = _decimal(sequence.strip().removeprefix("sequence "))
+    fields["parameters"] = parameters[:256].partition(")")[0].split()
 
 
 def _nvlink(body: str, fields: Fields) -> None:
@@ -178,13 +204,12 @@ def _uncorrectable_ecc(body: str, fields: Fields) -> None:
 
 def _recovery_action(body: str, fields: Fields) -> bool:
     """`GPU recovery action changed from 0x0 (None) to 0x4 (Drain and Reset)`; true when none is needed any more."""
-    cursor = Cursor(body)
-    if not cursor.skip_past("action changed from "):
-        return False
-    for which, mark in (("from", " to "), ("to", "\n")):
-        number, name = cursor.hexadecimal(), scan.between(cursor.until(mark), "(", ")")
-        fields.update(scan.known(**{f"{which}_action": number, f"{which}_action_name": name[:64]}))
-    return fields.get("to_action") == 0
+    before, _, after = body.partition(" changed from ")[2].partition(" to ")
+    for which, said in (("from", before), ("to", after)):
+        number, _, name = said.partition(" (")
+        fields[f"{which}_action"] = _hexadecimal(number)
+        fields[f"{which}_action_name"] = name[:64].partition(")")[0]
+    return fields["to_action"] == 0
 
 
 def _nvlink5(body: str, fields: Fields) -> None:
@@ -192,26 +217,23 @@ def _nvlink5(body: str, fields: Fields) -> None:
 
     Where the sub-code is in INTRINFO depends on the driver: bits 9:5 before R575 (v1), bits 6:0 since (v2).
     """
-    unit, severity, xc, instance, link = [*body.partition("(")[0].replace(" Link ", " ").split(None, 5), *[""] * 5][:5]
-    words = [scan.hexadecimal(word) for word in scan.between(body, "(", ")").split()[:8]]
-    if severity not in ("Fatal", "Nonfatal") or not xc.startswith("XC") or not words or None in words:
+    head, _, rest = body.partition("(")
+    parts = head.split(None, 6)
+    words = rest[:256].partition(")")[0].split()
+    intrinfo = _hexadecimal(words[0]) if words else None
+    if len(parts) < 6 or parts[1] not in ("Fatal", "Nonfatal") or intrinfo is None:
         return
-    intrinfo = words[0] or 0
-    name, _, sub_unit = unit[:64].partition("/")
-    fields.update(
-        scan.known(
-            unit=name,
-            sub_unit=sub_unit,
-            severity=severity.lower(),
-            xc=scan.integer(xc[2:]),
-            instance=scan.integer(instance[1:]),
-            link=scan.integer(link),
-        )
-    )
-    fields["words"] = [f"{word:#010x}" for word in words]
-    fields["intrinfo"] = fields["words"][0]
+    fields["unit"], _, sub_unit = parts[0][:64].partition("/")
+    if sub_unit:
+        fields["sub_unit"] = sub_unit
+    fields["severity"] = parts[1].lower()
+    fields["xc"] = _decimal(parts[2].removeprefix("XC"))
+    fields["instance"] = _decimal(parts[3].removeprefix("i"))
+    fields["link"] = _decimal(parts[5])
+    fields["words"] = words
+    fields["intrinfo"] = words[0]
     if len(words) > 1:
-        fields["error_status"] = fields["words"][1]
+        fields["error_status"] = words[1]
     fields["subcode_v1"] = intrinfo >> 5 & 0x1F
     fields["subcode_v2"] = intrinfo & 0x7F
     fields["link_down_reason"] = intrinfo >> 20 & 0x3F

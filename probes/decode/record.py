@@ -33,12 +33,12 @@ _CLOCK = re.compile(
     rf"|{_DAY_TIME}(?:[.,]\d{{1,9}})?|[ +<]{{1,12}}\d{{1,8}}\.\d{{1,9}}>?)\] ?",
     re.ASCII,
 )
-_CALLER = re.compile(r"\[ {0,12}[TC]\d{1,10}\] |[\w.-]{1,253} kernel: ", re.ASCII)
+_CALLER = re.compile(r"\[ {0,12}[TC]\d{1,10}\] |[\w.-]{1,253} kernel(?:: | - - - )", re.ASCII)
 _LEVELS = {**{name: number for number, name in enumerate(LEVELS)}, "warn": 4}
 _KERNEL = frozenset({None, "kernel", "vmunix"})
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, gc=False):
     """One record. `line` is its place in the log: the number of its line or, of /dev/kmsg itself, of the record.
 
     `at_ns` counts from the boot, `level` is 0 (emerg) to 7 (debug); both -1 where the line does not say. `stamp` is
@@ -59,37 +59,44 @@ def tokenize(line: str, number: int = 0) -> Record:
     Escapes (`\x0a`) are undone; control characters other than tab and newline come out escaped.
     """
     line = line[: MAX_TEXT + 512]
-    found = _KMSG.match(line)
-    if not found:
-        return _from_text_log(line, number)
-    priority, micros = int(found[1]), int(found[3])
-    stamp = f"{micros // 1_000_000}.{micros % 1_000_000:06}"
-    return Record(_clean(line[found.end() :]), number, micros * 1000, stamp, priority & 7)
+    first = line[:1]
+    if first == "[":
+        return _from_text_log(line, number, -1, 0)
+    if first.isdigit() and (found := _KMSG.match(line)):
+        priority, micros = int(found[1]), int(found[3])
+        stamp = f"{micros // 1_000_000}.{micros % 1_000_000:06}"
+        return Record(_clean(line[found.end() :]), number, micros * 1000, stamp, priority & 7)
+    return _from_text_log(line, number, *_level(line, 0))
 
 
-def _from_text_log(line: str, number: int) -> Record:
-    level, at = _level(line, 0)
-    stamp, program, at = _wall_clock(line, at)
-    if level < 0:
-        level, at = _level(line, at)
-    at_ns = -1
+def _from_text_log(line: str, number: int, level: int, at: int) -> Record:
+    stamp, program, at_ns = "", "", -1
+    if line[at : at + 1] != "[":
+        stamp, program, at = _wall_clock(line, at)
+        if level < 0 and stamp:
+            level, at = _level(line, at)
     if line[at : at + 1] == "[":
         at_ns, written, at = _bracketed(line, at)
         stamp = stamp or written
-    caller = _CALLER.match(line, at) if stamp else None
-    text = _clean(line[caller.end() if caller else at :])
-    return Record(text, number, at_ns, stamp, level, program)
+        caller = _CALLER.match(line, at) if stamp else None
+        at = caller.end() if caller else at
+    return Record(_clean(line[at:]), number, at_ns, stamp, level, program)
 
 
 def _level(line: str, at: int) -> tuple[int, int]:
-    if found := _NUMBER_LEVEL.match(line, at):
-        return int(found[1]) & 7, found.end()
-    found = _NAMED_LEVEL.match(line, at)
+    """Level, and where it ends."""
+    if line.startswith("<", at):
+        found = _NUMBER_LEVEL.match(line, at)
+        return (int(found[1]) & 7, found.end()) if found else (-1, at)
+    found = _NAMED_LEVEL.match(line, at) if ":" in line[at + 4 : at + 16] else None
     return (_LEVELS[found[1]], found.end()) if found and found[1] in _LEVELS else (-1, at)
 
 
 def _wall_clock(line: str, at: int) -> tuple[str, str, int]:
     """Time as written, program, and where they end."""
+    # Every form has one of these here, and looking is cheaper than matching.
+    if line[at + 3 : at + 4] != " " and line[at + 4 : at + 5] != "-":
+        return "", "", at
     if found := _DMESG_ISO.match(line, at):
         return found[1], "", found.end()
     if found := _SYSLOG.match(line, at):
