@@ -149,7 +149,8 @@ class Incident(Struct, frozen=True):
     """Faults of one cause on one entity, from the first to the one that clears them.
 
     Times in nanoseconds since 1970, as it may outlive the boot. `code` and `family` are those of the part that
-    is the cause; `action` is the strongest that still holds; `escalated` names the rule that raised it.
+    is the cause; `action` is the strongest that still holds; `escalated` names the rule that raised it. `note` is
+    what a reader must know beside that, such as a reboot that it outlived.
     """
 
     id: str
@@ -174,6 +175,7 @@ class Incident(Struct, frozen=True):
     boot_id: str = ""
     cluster: str = ""
     simulated: bool = False
+    note: str = ""
     schema: int = SCHEMA_VERSION
 
 
