@@ -5,15 +5,19 @@ A file of `FILE_BYTES` under /dev/shm, named `NAME_PREFIX` + instance + ".ring" 
 | Offset | What |
 |---|---|
 | 0 | `HEADER`: written once, before the file gets its name, except for its last four fields |
-| 256 | `TICK`: the latest word of the ticker, between two equal odd-even guards |
+| 256 | `TICK`: the latest word of the ticker; its guards are odd while it is written, equal and even when it is whole |
 | 512 | `LEASE`: CLOCK_MONOTONIC nanoseconds until which a reader wants records; the only thing a reader writes |
-| 1024 | `HISTOGRAMS`: cumulative counts, `HISTOGRAM_BUCKETS` of them and a sum for each of HISTOGRAM_NAMES |
+| 1024 | `HISTOGRAMS`: for each of HISTOGRAM_NAMES a count per bucket (not summed up), then the sum in nanoseconds |
 | 4096 | the handshake: `HANDSHAKE_BYTES` at most of JSON, as many as the header says |
 | 8192 | the ring: `SLOTS` records of `SLOT_BYTES` each |
 
 Record number n (from 0) lies in slot n % SLOTS. It begins and ends with the guard n + 1; a reader copies it and
 believes it when both guards are right. `head` is the number of records written, raised after the record is whole.
-All totals count from the start of the engine, so that a reader who missed records misses no counts.
+`urgent` rises, after `head`, with every edge: what a router should hear of at once.
+Totals and histograms only rise, so that a reader who missed records misses no counts. Those of tokens and times cover
+what happened while some reader held a lease; `step`, preemptions and finished requests are counted always.
+The writer holds flock(LOCK_EX) on the file while it lives: whoever gets a lock on it knows that it is dead.
+The ring of a front-end process has REQUEST records and HISTOGRAMS; that of an EngineCore has STEP records and TICK.
 Times are CLOCK_MONOTONIC nanoseconds. Unknown numbers are all ones. Needs nothing but the standard library.
 """
 
@@ -35,6 +39,8 @@ HISTOGRAM_OFFSET = 1024
 HANDSHAKE_OFFSET = 4096
 HANDSHAKE_BYTES = 4096
 LEASE_NS = 3_000_000_000
+TICK_NS = 25_000_000  # how often the ticker speaks of a step that goes on
+HEARTBEAT_NS = 1_000_000_000  # how long it is silent at most while a reader listens
 
 HISTOGRAM_NAMES = ("time_to_first_token", "inter_token", "queue", "prefill", "end_to_end")
 HISTOGRAM_BUCKETS = 32
@@ -76,7 +82,7 @@ REQUEST = (
     ("begin", U64), ("kind", U16), ("reason", U16), ("preemptions", U32), ("at_ns", U64), ("id", "64s"),
     ("time_to_first_token_ns", U64), ("queue_ns", U64), ("prefill_ns", U64), ("decode_ns", U64),
     ("end_to_end_ns", U64), ("inter_token_ns", U64), ("prompt_tokens", U32), ("generated_tokens", U32),
-    ("cached_tokens", U32), ("reserved", U32), ("padding", "96s"), ("end", U64),
+    ("cached_tokens", U32), ("engine_index", U32), ("padding", "96s"), ("end", U64),
 )  # fmt: skip
 
 EDGE_QUEUE, EDGE_KV, EDGE_PREEMPTION, EDGE_IN_FLIGHT, EDGE_STATE = 1, 2, 4, 8, 16
