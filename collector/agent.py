@@ -18,6 +18,7 @@ from .exporter import Exporter, Source
 from .forensics.black_box import BlackBox
 from .own_health import build_info, probe_health
 from .publisher_source import make_publisher, publisher_source
+from .routing.source import Routing
 from .runner import Runner
 from .schedule import Schedule
 from .self_cost import self_cost
@@ -30,6 +31,7 @@ LAST_ROUND_S = 0.5
 PROBE_STOP_S = 2.0
 PUBLISHER_STOP_S = 5.0
 BLACK_BOX_STOP_S = 3.0
+ROUTING_STOP_S = 0.3
 SILENT_NS = 10_000_000_000
 EVENTS_PER_SNAPSHOT = 1000
 
@@ -71,6 +73,7 @@ class Agent:
         self._runners: list[Runner] = []
         self._schedule: Schedule | None = None
         self.publisher = make_publisher(settings, settings.state_dir)
+        self.routing = Routing(settings, self._boot_id, self.publisher, self._engines_read_ns)
         self.black_box = BlackBox(settings, self._boot_id, self._take_events)
         self.web = self._make_web([*sources, self_cost(helpers=helpers), build_info(__version__, libbpf)])
 
@@ -83,6 +86,7 @@ class Agent:
         async with AsyncExitStack() as stack:
             await self.publisher.start()
             stack.push_async_callback(self.publisher.stop, PUBLISHER_STOP_S)
+            stack.push_async_callback(self.routing.stop, ROUTING_STOP_S)
             self.black_box.start()
             stack.push_async_callback(self.black_box.stop, BLACK_BOX_STOP_S)
             await self.web.start()
@@ -142,7 +146,12 @@ class Agent:
                 message = f"probe {runner.spec.name} was asked for and cannot work here: {runner.error.message}"
                 raise UnavailableError(message, remedy=runner.error.remedy)
 
+    def _engines_read_ns(self) -> int:
+        """When the probe of engines last worked."""
+        return next((runner.sample_at_ns for runner in self._runners if runner.spec.name == "engines"), 0)
+
     def _take_sample(self, sample: Sample) -> None:
+        self.routing.sample(sample)
         self.black_box.engines(sample.engines)
         self._take_events(sample.events)
 
@@ -153,6 +162,7 @@ class Agent:
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         self._newest_ns = snapshot.at_ns
+        self.routing.snapshot(snapshot)
         self.black_box.snapshot(snapshot, self.publisher.publish_snapshot(snapshot))
         events, self._recent = tuple(self._recent), []
         for subscriber in self._subscribers:
@@ -164,6 +174,7 @@ class Agent:
         exporter.add(probe_health(lambda: self.health))
         exporter.add(Source("agent", (SNAPSHOTS, MISSED), self._series))
         exporter.add(publisher_source(self.publisher))
+        exporter.add(self.routing.source())
         for source in (*self.black_box.sources(), *others):
             exporter.add(source)
         return WebServer(

@@ -18,9 +18,11 @@ from ..probes.probe import Spec
 from .config_file import GIVEN_TWICE, Entry, read_entries
 from .settings import (
     ENVIRONMENT_PREFIX,
+    ForensicsSettings,
     NatsSettings,
     ProbeSettings,
     RecorderSettings,
+    RoutingSettings,
     Setting,
     Settings,
     Value,
@@ -164,7 +166,7 @@ def _contradictions(values: Mapping[str, Value]) -> Iterator[UsageError]:
 
 
 def _compose(specs: Sequence[Spec], values: Mapping[str, Value]) -> Settings:
-    parts: dict[str, dict[str, Any]] = {"": {}, "nats": {}, "recorder": {}, "paths": {}}
+    parts: dict[str, dict[str, Any]] = {"": {}, "nats": {}, "routing": {}, "recorder": {}, "forensics": {}, "paths": {}}
     for key, value in values.items():
         section, _, name = key.rpartition(".")
         if section in parts:
@@ -172,7 +174,9 @@ def _compose(specs: Sequence[Spec], values: Mapping[str, Value]) -> Settings:
     return Settings(
         **parts[""],
         nats=NatsSettings(**parts["nats"]),
+        routing=RoutingSettings(**parts["routing"]),
         recorder=RecorderSettings(**parts["recorder"]),
+        forensics=ForensicsSettings(**parts["forensics"]),
         paths=Paths(**parts["paths"]),
         probes={spec.name: _probe(spec, values) for spec in specs},
         values=tuple(values.values()),

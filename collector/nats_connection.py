@@ -13,6 +13,7 @@ import os
 import random
 import ssl
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -50,11 +51,11 @@ class User(Protocol):
         """It is gone; nothing that was given to it and not confirmed can be counted on."""
         ...
 
-    def mark(self, client: Client) -> int:
+    def mark(self, client: Client) -> Any:
         """A ping is about to leave: what it stands behind."""
         ...
 
-    def confirm(self, mark: int) -> None:
+    def confirm(self, mark: Any) -> None:
         """The ping came back, so the server has read everything before it."""
         ...
 
@@ -63,9 +64,12 @@ class NatsConnection:
     """`client` is a connected nats-py client, or None; `reason` says why it is None.
 
     `refusal` is the last thing that the server forbade on this connection, `rtt_s` the last round trip.
+    `tell` is called with words and facts when the connection came or went; `None` writes them to the agent's log.
     """
 
-    def __init__(self, options: NatsOptions, user: User, name: str) -> None:
+    def __init__(
+        self, options: NatsOptions, user: User, name: str, tell: Callable[[str, dict[str, object]], None] | None = None
+    ) -> None:
         self.client: Client | None = None
         self.state: State = "starting"
         self.reason = ""
@@ -80,6 +84,7 @@ class NatsConnection:
         self._heard: Exception | None = None
         self._lost = asyncio.Event()
         self._trips: set[asyncio.Future[float]] = set()
+        self._tell = tell or _log
 
     async def run(self) -> None:
         """Connect, serve, connect again, until cancelled."""
@@ -135,7 +140,7 @@ class NatsConnection:
         self.connects += 1
         self.server = _peer(client)
         self.state, self.reason = "connected", ""
-        log.info("connected to nats", server=self.server, connects=self.connects)
+        self._tell("connected to nats", {"server": self.server, "connects": self.connects})
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch(client))
@@ -186,7 +191,7 @@ class NatsConnection:
 
     def _disconnected(self, reason: str) -> None:
         if self.state != "disconnected" or reason != self.reason:
-            log.warning("nats is away", reason=reason)
+            self._tell("nats is away", {"reason": reason})
         self.state, self.reason = "disconnected", reason
 
     def _explain(self, error: Exception) -> str:
@@ -201,6 +206,10 @@ class NatsConnection:
         if isinstance(error, OSError) and error.errno and error.errno > 0:
             return f"{self._servers}: {os.strerror(error.errno)}"
         return f"{self._servers}: {str(error).removeprefix('nats: ') or type(error).__name__}"
+
+
+def _log(words: str, facts: dict[str, object]) -> None:
+    (log.warning if "reason" in facts else log.info)(words, **facts)
 
 
 class LostError(nats.errors.Error):

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from ..probes.model import Event, Finding, Health, HealthState, Snapshot, Stall
 from .event_sender import EventSender
 from .lossy_queue import LossyQueue, Message
-from .nats_connection import NatsConnection
+from .nats_connection import NatsConnection, User
 from .nats_connection import State as ConnectionState
 from .nats_options import NatsOptions
 from .outbox import Outbox
@@ -101,9 +101,14 @@ class Publisher:
         self._events = EventSender(self._outbox, lambda: self._connection.refusal, stream_bytes=stream_bytes)
         self._lossy = LossyQueue()
         self._lossy_wake = asyncio.Event()
+        self._others: list[User] = []
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
         self._last_error = ""
+
+    def share(self, user: User) -> None:
+        """Lets another one speak over the same connection; before `start`."""
+        self._others.append(user)
 
     async def start(self) -> None:
         """Open the spool and begin to connect; returns without waiting for NATS.
@@ -197,6 +202,8 @@ class Publisher:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._events.serve(client))
             group.create_task(self._send_lossy(client))
+            for user in self._others:
+                group.create_task(user.serve(client))
 
     async def _send_lossy(self, client: Client) -> None:
         while client.is_connected:
@@ -209,14 +216,18 @@ class Publisher:
     def detach(self) -> None:
         """The connection is gone."""
         self._lossy.disconnected()
+        for user in self._others:
+            user.detach()
 
-    def mark(self, client: Client) -> int:
-        """How many lossy messages a ping that leaves now stands behind."""
-        return self._lossy.mark(client)
+    def mark(self, client: Client) -> list[Any]:
+        """How many lossy messages a ping that leaves now stands behind, then what the others say of theirs."""
+        return [self._lossy.mark(client), *(user.mark(client) for user in self._others)]
 
-    def confirm(self, mark: int) -> None:
+    def confirm(self, mark: list[Any]) -> None:
         """The server has read them."""
-        self._lossy.confirm(mark)
+        self._lossy.confirm(mark[0])
+        for user, its_mark in zip(self._others, mark[1:], strict=True):
+            user.confirm(its_mark)
 
     def _wake_events(self) -> None:
         self._events.wake.set()

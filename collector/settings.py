@@ -48,13 +48,51 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "recorder.pstore_archive", "path", "/var/lib/systemd/pstore", "where kernel logs saved by a crash are moved to"
     ),
+    Option("routing.enabled", "boolean", True, "tell routers of every engine on this node"),
+    Option("routing.subject", "text", "eagle_eye.routing_metrics", "where they are told, a NATS subject"),
+    Option("routing.aggregate", "boolean", True, "all engines on that subject"),
+    Option("routing.per_engine", "boolean", True, "each engine also on SUBJECT.<node>.<instance>"),
+    Option("routing.last_values", "boolean", True, "keep the last message of each in the bucket EAGLE_EYE_ROUTING"),
+    Option(
+        "routing.floor",
+        "duration",
+        "10ms",
+        "least time between two messages of an engine, edges excepted",
+        minimum="1ms",
+        maximum="50ms",
+    ),
+    Option(
+        "routing.max_silence",
+        "duration",
+        "1s",
+        "longest time without a message of an engine, as routers are promised",
+        minimum="200ms",
+        maximum="60s",
+    ),
+    Option("forensics.enabled", "boolean", True, "freeze evidence around faults, in STATE_DIR/forensics"),
+    Option(
+        "forensics.severity",
+        "choice",
+        "error",
+        "least severe incident that is a reason to",
+        choices=("warning", "error", "fatal"),
+    ),
+    Option(
+        "forensics.families", "text", "", "families of faults that are, by their beginnings and joined by commas; all"
+    ),
+    Option("forensics.before", "duration", "60s", "how much from before the moment is kept", "1s", "30m"),
+    Option("forensics.after", "duration", "10s", "how much from after it", "0s", "5m"),
+    Option("forensics.bundles", "integer", 20, "most bundles; the oldest goes first", 1, 1000),
+    Option("forensics.limit", "size", "128MiB", "most disk space for bundles", minimum="16MiB"),
+    Option("forensics.cool_down", "duration", "10m", "time in which one cause is no reason again", "0s", "24h"),
+    Option("forensics.per_hour", "integer", 6, "most bundles in an hour", 1, 1000),
     Option("paths.proc", "path", "/proc", "where the node's /proc is seen"),
     Option("paths.sys", "path", "/sys", "where the node's /sys is seen"),
     Option("paths.dev", "path", "/dev", "where the node's /dev is seen"),
 )
 
 # `--nats URL` and `--no-recorder` are what people type; all other flags follow from the name.
-_FLAGS = {"nats.url": "--nats", "recorder.enabled": "--recorder"}
+_FLAGS = {"nats.url": "--nats", "recorder.enabled": "--recorder", "forensics.enabled": "--forensics"}
 
 
 class Setting(Struct, frozen=True):
@@ -110,6 +148,32 @@ class RecorderSettings(Struct, frozen=True):
     pstore_archive: Path = Path("/var/lib/systemd/pstore")
 
 
+class RoutingSettings(Struct, frozen=True):
+    """The feed for routers; `enabled` False sends nothing."""
+
+    enabled: bool = True
+    subject: str = "eagle_eye.routing_metrics"
+    aggregate: bool = True
+    per_engine: bool = True
+    last_values: bool = True
+    floor_ns: int = 10_000_000
+    max_silence_ns: int = 1_000_000_000
+
+
+class ForensicsSettings(Struct, frozen=True):
+    """When evidence is frozen, and how much."""
+
+    enabled: bool = True
+    severity: str = "error"
+    families: str = ""
+    before_ns: int = 60 * 10**9
+    after_ns: int = 10 * 10**9
+    bundles: int = 20
+    limit_bytes: int = 128 * 2**20
+    cool_down_ns: int = 600 * 10**9
+    per_hour: int = 6
+
+
 class ProbeSettings(Struct, frozen=True):
     """`asked` says that the user named this probe; then it must work. `options` holds parsed values by name."""
 
@@ -130,7 +194,9 @@ class Settings(Struct, frozen=True):
     log_level: str
     log_format: str
     nats: NatsSettings
+    routing: RoutingSettings
     recorder: RecorderSettings
+    forensics: ForensicsSettings
     paths: Paths
     probes: Mapping[str, ProbeSettings]
     web_config: Path | None = None

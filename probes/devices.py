@@ -125,6 +125,7 @@ class DevicesProbe:
             devices=tuple(devices.values()),
             topology=self._topology(),
             taken_ns={uuid: state.at_ns for uuid, state in self._states.items() if state.at_ns},
+            device_pids={uuid: [one.pid for one in self.workers.processes.get(uuid, ())] for uuid in devices},
         )
 
     def wake_fds(self) -> Sequence[int]:

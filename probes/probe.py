@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from msgspec import Struct
@@ -17,6 +17,9 @@ from msgspec import Struct
 from .model import Device, DeviceLink, EngineState, Event, Fault, Severity
 from .options import Option
 from .paths import Paths
+
+if TYPE_CHECKING:
+    from .engine.layout import StepBatch
 
 MetricKind = Literal["counter", "gauge", "histogram"]
 
@@ -64,7 +67,8 @@ class Sample(Struct, frozen=True, eq=False):
     `dropped` counts evidence lost since the probe started, by reason (`ring_full`, `rate_limited`, …).
     `degraded`, when not empty, says in one sentence what this probe cannot see here.
     `taken_ns` says of an entity when its values were read, where that was not in this round.
-    `engines` are those whose state changed since the round before.
+    `engines` are those whose state changed since the round before, `steps` what their schedulers did since then.
+    `device_pids` are the processes that have a device open, by its uuid, where the probe knows.
     """
 
     series: Sequence[Series] = ()
@@ -76,6 +80,8 @@ class Sample(Struct, frozen=True, eq=False):
     taken_ns: Mapping[str, int] = {}
     faults: Sequence[Fault] = ()
     engines: Sequence[EngineState] = ()
+    steps: Sequence[StepBatch] = ()
+    device_pids: Mapping[str, Sequence[int]] = {}
 
 
 class Probe(Protocol):
