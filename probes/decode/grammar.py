@@ -11,13 +11,13 @@ from msgspec import structs
 from ...native.sift import Sift
 from .families import FAMILIES
 from .family import Decoded, Family
+from .lines import MAX_LINE_BYTES
 from .notices import NOTICE_TRIGGERS, read_notice
 from .record import Record, tokenize
 from .waiting_room import HOLD_NS, Found, WaitingRoom
 
 __all__ = ["HOLD_NS", "Decoder", "Found", "decode", "decode_lines", "sift"]
 
-_MAX_LINE_BYTES = 16_384
 _MAX_LIMITED = 256
 _NOTICE_MASK = 1 << 63
 _Parsed = tuple[Family, Decoded]
@@ -75,9 +75,9 @@ class Decoder:
         hits, self._next_line = sift().lines(data, self._next_line)
         given: list[Found] = []
         for mask, line, start, length in hits:
-            text = data[start : start + min(length, _MAX_LINE_BYTES)].decode("utf-8", "replace")
+            text = data[start : start + min(length, MAX_LINE_BYTES)].decode("utf-8", "replace")
             given += self.take(tokenize(text.rstrip("\r"), line), mask, now_ns)
-        return given
+        return given + self._waiting.leave(self._next_line - 1, now_ns)
 
     def take(self, record: Record, mask: int | None = None, now_ns: int = 0) -> list[Found]:
         """The next record that has a trigger; `mask` is what `sift` said of it, None where nobody asked."""

@@ -209,7 +209,7 @@ def _recovery_action(body: str, fields: Fields) -> bool:
         number, _, name = said.partition(" (")
         fields[f"{which}_action"] = _hexadecimal(number)
         fields[f"{which}_action_name"] = name[:64].partition(")")[0]
-    return fields["to_action"] == 0
+    return bool(fields["to_action"] == 0)
 
 
 def _nvlink5(body: str, fields: Fields) -> None:
