@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, cast, get_args
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from ..decode.family import Decoded
-from ..model import Action, Severity
-from . import tables, versions
+from . import ascend, nvidia, tables, versions
+from .entry import Entry, from_row
+from .scale import worst_severity
 
-_ACTIONS: tuple[str, ...] = get_args(Action)
-_SEVERITIES: tuple[str, ...] = get_args(Severity)
+__all__ = ["FAMILIES", "Entry", "look_up", "place"]
+
+FAMILIES = (
+    "nvidia.xid", "nvidia.sxid", "nvidia.fallen", "nvidia.init_assert", *ascend.FAMILIES, "pcie.aer",
+    "cpu.memory.mce_edac", "mm.oom", "sched.hang", "storage", "nic", "kernel.fault", "other_vendor",
+)  # fmt: skip
 _INFORMING = frozenset({"nvidia.identity"})
-
-
-class Entry(Struct, frozen=True):
-    """One entry. `cause` says in words what usually lies behind it.
-
-    `caused_by` are codes that usually come first and are the real fault, `victims` those that follow from this one,
-    both as `family:code`. `bucket` is the vendor's word for the action. `dated` is the day of the source, YYYY-MM-DD
-    or a shorter form of it. `known` is false for a code that the catalogue has not.
-    """
-
-    mnemonic: str
-    severity: Severity
-    action: Action
-    bucket: str
-    meaning: str
-    check: str
-    caused_by: tuple[str, ...]
-    victims: tuple[str, ...]
-    source: str
-    dated: str
-    cause: str = ""
-    subcode: str = ""
-    known: bool = True
+_NUMBERED = {"nvidia.xid": "xid", "nvidia.sxid": "sxid", "pcie.aer": "aer"}
+_SHORT = 80
 
 
 def look_up(decoded: Decoded, driver: str = "") -> Entry | None:
@@ -44,52 +27,46 @@ def look_up(decoded: Decoded, driver: str = "") -> Entry | None:
 
     A code that is not in the catalogue has an entry that says so, as severe as its family asks for.
     """
-    if not decoded.code or decoded.family in _INFORMING:
+    family, code = decoded.family, decoded.code
+    if not code or family in _INFORMING:
         return None
-    return _plain(decoded.family, decoded.code, driver)
+    if family in ascend.FAMILIES:
+        return ascend.entry(code[:_SHORT], decoded.fields)
+    entry = _plain(family[:_SHORT], code[:_SHORT], driver[:_SHORT])
+    if family == "nvidia.xid":
+        return nvidia.of_xid(entry, code, decoded.fields, driver)
+    if family == "nvidia.sxid":
+        return nvidia.of_sxid(entry, decoded.fields)
+    return _as_severe_as_told(entry, decoded) if family == "pcie.aer" else entry
+
+
+def place(family: str, code: str) -> tuple[str, str]:
+    """Table and key of a code: numbered families have tables of their own, all network cards have one family."""
+    table = _NUMBERED.get(family)
+    if table:
+        return table, code
+    return "host_faults", f"{'nic' if family.startswith('nic.') else family}:{code}"
 
 
 @lru_cache(maxsize=512)
 def _plain(family: str, code: str, driver: str) -> Entry:
-    table, key = _place(family, code)
+    table, key = place(family, code)
     found = tables.rows(table, key)
     if not found:
         return _unknown(family, code)
-    index = versions.choose(found, driver)
-    entry = _entry(found[index])
-    if len(found) > 1 and not versions.parse(driver):
-        note = (
-            f"With an unknown driver read as {found[index]['since']} or later: this number meant something else before."
-        )
-        return structs.replace(entry, meaning=f"{entry.meaning} {note}")
-    return entry
-
-
-def _place(family: str, code: str) -> tuple[str, str]:
-    """Table and key of a code: numbered families have tables of their own."""
-    if family == "nvidia.xid":
-        return "xid", code
-    return "host_faults", f"{family}:{code}"
+    return versions.entry(found, driver) if "since" in found[0] else from_row(found[0])
 
 
 def _unknown(family: str, code: str) -> Entry:
     """The rule of the family, or of all, for a code that has no row."""
-    entry = _entry((tables.rows("unknown", family) or tables.rows("unknown", "any"))[0])
-    told = f"{family} {code[:40]!r} is not in the catalogue. {entry.meaning}"
-    return structs.replace(entry, meaning=told.strip(), known=False)
+    entry = from_row((tables.rows("unknown", family) or tables.rows("unknown", "any"))[0])
+    told = f"{family} {code!r} is not in the catalogue. {entry.meaning}"
+    return structs.replace(entry, meaning=told, known=False)
 
 
-def _entry(row: dict[str, Any]) -> Entry:
-    return Entry(
-        mnemonic=row["mnemonic"],
-        severity=cast(Severity, row["severity"]),
-        action=cast(Action, row["action"]),
-        bucket=row.get("bucket", ""),
-        meaning=row["meaning"],
-        check=row["check"],
-        cause=row.get("cause", ""),
-        caused_by=tuple(row.get("caused_by", "").split()),
-        victims=tuple(row.get("victims", "").split()),
-        source=row["source"],
-        dated=row["dated"],
-    )
+def _as_severe_as_told(entry: Entry, decoded: Decoded) -> Entry:
+    """The report itself says whether an uncorrectable error was fatal to the link."""
+    told = decoded.fields.get("severity")
+    if told == "fatal":
+        return structs.replace(entry, severity=worst_severity((entry.severity, "fatal")))
+    return structs.replace(entry, severity="error") if told == "nonfatal" and entry.severity == "fatal" else entry

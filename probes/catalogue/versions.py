@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-_VERSION = re.compile(r"\d{1,6}(?:\.\d{1,6}){0,3}")
+from msgspec import structs
+
+from .entry import Entry, from_row
+
+_VERSION = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,3}")
 
 
 def parse(version: str) -> tuple[int, ...]:
@@ -23,3 +27,14 @@ def choose(rows: Sequence[Mapping[str, str]], driver: str) -> int:
     if not version:
         return len(rows) - 1
     return max((n for n, row in enumerate(rows) if parse(row["since"]) <= version), default=0)
+
+
+def entry(rows: Sequence[Mapping[str, str]], driver: str) -> Entry:
+    """The entry that holds for `driver`. Without one it is today's, and tells what the number meant before."""
+    index = choose(rows, driver)
+    chosen = from_row(rows[index])
+    others = [row for row in rows[:index] if row["meaning"] != chosen.meaning]
+    if parse(driver) or not others:
+        return chosen
+    before = f"(The driver is not known. Before {rows[index]['since']} this number meant: {others[0]['meaning']})"
+    return structs.replace(chosen, meaning=f"{chosen.meaning} {before}")
