@@ -9,7 +9,7 @@ import re
 
 # The lexical tokens that have no simple split. Bounded, so that no text makes them slow.
 _DECIMAL = re.compile(r"\s{0,8}(-?[0-9]{1,19})(?![0-9])")
-_HEXADECIMAL = re.compile(r"\s{0,8}(?:0x)?([0-9a-f]{1,16})(?![0-9a-f])", re.IGNORECASE | re.ASCII)
+_HEXADECIMAL = re.compile(r"\s{0,8}(?:0x)?([0-9a-f]{1,16})(?![0-9a-fx])", re.IGNORECASE | re.ASCII)
 _PCI = re.compile(
     r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})(?:\.([0-7]))?(?![0-9a-f.])", re.IGNORECASE | re.ASCII
 )
