@@ -170,7 +170,7 @@ if __name__ == "__main__":
         package_data={
             "": ["py.typed", "*.pyi", "*.yaml"],
             "eagle_eye.bpf": ["*.h"],
-            "eagle_eye.probes": ["*.csv", "catalogue/*.csv"],
+            "eagle_eye.probes": ["*.csv", "catalogue/*.csv", "decode/*.csv"],
             "eagle_eye.native.simulator": ["state.h", "profiles/*.yaml"],
         },
         cffi_modules=[f"native/{path.name}:ffibuilder" for path in sorted(ROOT.glob("native/build_*.py"))],

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eagle_eye.probes.decode import shape
 from eagle_eye.probes.decode.family import Decoded
 from eagle_eye.probes.decode.grammar import decode
 from eagle_eye.probes.decode.shape import SHAPES, Shape, compile_shape, match
@@ -119,7 +118,7 @@ def test_the_table_has_each_shape_once():
     rows = [(one.family, one.anywhere, one.start, one.pieces) for one in SHAPES]
 
     assert len(set(rows)) == len(rows)
-    assert {one.family.partition(".")[0] for one in shape.SHAPES} == {
+    assert {one.family.partition(".")[0] for one in SHAPES} == {
         "storage",
         "nic",
         "sched",
