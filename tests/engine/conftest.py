@@ -36,7 +36,7 @@ def in_process(**settings):
     from vllm import LLM
 
     before = set(ring_files())
-    defaults = dict(enforce_eager=True, dtype="bfloat16", max_model_len=2048, max_num_seqs=64)
+    defaults = {"enforce_eager": True, "dtype": "bfloat16", "max_model_len": 2048, "max_num_seqs": 64}
     engine = LLM(str(MODEL), **(defaults | settings))
     made = sorted(set(ring_files()) - before)
     reader = Reader(made[0]) if made else None
