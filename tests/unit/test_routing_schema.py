@@ -1,4 +1,4 @@
-"""The routing message may grow, and never change: routers of yesterday read agents of today, and the other way round."""
+"""The routing message may grow and never change: routers of yesterday read agents of today, and the other way round."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ def message(**fields):
 
 def definition():
     schema = schema_of("RoutingMessage")
-    return schema["$defs"]["RoutingMessage"]
+    return json.loads(json.dumps(schema["$defs"]["RoutingMessage"]))
 
 
 def test_the_message_only_grows(request):

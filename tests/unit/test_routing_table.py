@@ -4,7 +4,7 @@ import random
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from eagle_eye.collector.routing import RoutingTable
@@ -328,7 +328,11 @@ def test_messages_with_any_field_of_any_kind_never_raise_and_never_spoil_a_choic
     table = RoutingTable(now_ns=now)
     table.take(message(now, "good"))
     strange = msgspec.json.decode(message(now, "strange")) | fields
-    table.take((msgspec.msgpack if packed else msgspec.json).encode(strange))
+    try:
+        payload = (msgspec.msgpack if packed else msgspec.json).encode(strange)
+    except OverflowError:
+        assume(False)  # MessagePack has no integers of more than 64 bits
+    table.take(payload)
     now.ns += 3 * MS
     choices = table.pick(5, tokens=100)
 
