@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from .. import __version__
 from ..native.errors import UnavailableError
@@ -16,6 +17,7 @@ from ..probes.model import Event, Health, Snapshot
 from ..probes.probe import Context, EventSource, Metric, Sample, Series, Spec
 from .exporter import Exporter, Source
 from .forensics.black_box import BlackBox
+from .incidents.incidents import DIRECTORY, Incidents
 from .own_health import build_info, probe_health
 from .publisher_source import make_publisher, publisher_source
 from .routing.source import Routing
@@ -74,6 +76,13 @@ class Agent:
         self._schedule: Schedule | None = None
         self.publisher = make_publisher(settings, settings.state_dir)
         self.routing = Routing(settings, self._boot_id, self.publisher, self._engines_read_ns)
+        self.incidents = Incidents(
+            settings.state_dir / DIRECTORY,
+            node=settings.node,
+            cluster=settings.cluster,
+            boot_id=self._boot_id,
+            paths=settings.paths,
+        )
         self.black_box = BlackBox(settings, self._boot_id, self._take_events)
         self.web = self._make_web([*sources, self_cost(helpers=helpers), build_info(__version__, libbpf)])
 
@@ -91,6 +100,7 @@ class Agent:
             stack.push_async_callback(self.black_box.stop, BLACK_BOX_STOP_S)
             await self.web.start()
             stack.push_async_callback(self.web.close)
+            stack.push_async_callback(cancelled, asyncio.create_task(self.incidents.run(self._take_events)))
             schedule = self._make_schedule()
             stack.push_async_callback(self._stop_probes)
             await self._until(stop, self._work(schedule))
@@ -153,7 +163,7 @@ class Agent:
     def _take_sample(self, sample: Sample) -> None:
         self.routing.sample(sample)
         self.black_box.engines(sample.engines)
-        self._take_events(sample.events)
+        self._take_events([*sample.events, *self.incidents.take(sample)])
 
     def _take_events(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -162,6 +172,7 @@ class Agent:
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         self._newest_ns = snapshot.at_ns
+        snapshot = replace(snapshot, incidents=self.incidents.open())
         self.routing.snapshot(snapshot)
         self.black_box.snapshot(snapshot, self.publisher.publish_snapshot(snapshot))
         events, self._recent = tuple(self._recent), []
@@ -175,6 +186,7 @@ class Agent:
         exporter.add(Source("agent", (SNAPSHOTS, MISSED), self._series))
         exporter.add(publisher_source(self.publisher))
         exporter.add(self.routing.source())
+        exporter.add(self.incidents.source())
         for source in (*self.black_box.sources(), *others):
             exporter.add(source)
         return WebServer(
@@ -205,3 +217,9 @@ class Agent:
         if now.state != "connected" and now.spool_reason:
             return [f"NATS is away and events have no place on disk: {now.spool_reason}"]
         return []
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    """Ends a task that works until it is cancelled."""
+    task.cancel()
+    await asyncio.wait({task})

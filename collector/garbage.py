@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..probes.model import Event
+from ..probes.model import Event, Fault
 from ..probes.probe import Histogram, Metric, Sample, Series, Spec
 
 
@@ -25,6 +25,9 @@ def refuse_garbage(spec: Spec, sample: object) -> Sample:
     for event in sample.events:
         if not isinstance(event, Event):
             raise GarbageError(f"an event is {type(event).__name__}, not an Event")
+    for fault in sample.faults:
+        if not isinstance(fault, Fault):
+            raise GarbageError(f"a fault is {type(fault).__name__}, not a Fault")
     _refuse_dropped(sample.dropped)
     if not isinstance(sample.degraded, str):
         raise GarbageError(f"`degraded` is {type(sample.degraded).__name__}, not a sentence")

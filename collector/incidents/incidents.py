@@ -64,7 +64,8 @@ class Incidents:
         self._marks: dict[str, int] = {}
         self._old_marks: dict[str, int] = {}
         self._gone: set[str] = set()
-        self._dirty = self._urgent = False
+        self._dirty = self._urgent = True
+        self._saving: asyncio.Task[None] | None = None
         self._saved_ns = self._encode_ns = 0
         self._wake = asyncio.Event()
         self._early = self._restore()
@@ -99,7 +100,7 @@ class Incidents:
         try:
             while True:
                 self._publish_tick(publish)
-                await self._save_if_due(thread)
+                self._save_if_due(thread)
                 self._wake.clear()
                 try:
                     await asyncio.wait_for(self._wake.wait(), TICK_S)
@@ -225,10 +226,13 @@ class Incidents:
             )
         )
 
-    async def _save_if_due(self, thread: IoThread) -> None:
+    def _save_if_due(self, thread: IoThread) -> None:
+        """Begins to save, unless that is under way: a sick disk must not hold up what is told."""
+        if self._saving is not None and not self._saving.done():
+            return
         gap_ns = max(URGENT_SAVE_GAP_NS if self._urgent else SAVE_GAP_NS, SAVE_SHARE * self._encode_ns)
         if self._dirty and time.monotonic_ns() - self._saved_ns >= gap_ns:
-            await self._save(thread)
+            self._saving = asyncio.create_task(self._save(thread))
 
     async def _save(self, thread: IoThread) -> None:
         started_ns = time.thread_time_ns()

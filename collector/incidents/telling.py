@@ -21,6 +21,13 @@ MAX_KNOWN = 8192
 MAX_DISTINCT = 60
 MINUTE_NS = 60_000_000_000
 
+KINDS = {
+    "opened": "incident.opened",
+    "updated": "incident.updated",
+    "escalated": "incident.escalated",
+    "cleared": "incident.cleared",
+    "reopened": "incident.reopened",
+}
 _OF_EVENT = ("id", "at_ns", "entity", "severity")
 
 
@@ -122,7 +129,7 @@ class IncidentTeller:
         kind = "cleared" if record.state == "cleared" else change.kind
         incident = record.export(self._source.node, self._source.cluster)
         event = self._source.make(
-            f"incident.{kind}",
+            KINDS[kind],
             now_ns,
             entity=incident.entity,
             severity="info" if kind == "cleared" else incident.severity,

@@ -44,6 +44,7 @@ def snapshot_line(snapshot: Snapshot, figures: Figures) -> str:
     pairs = [
         *_numbers(figures),
         *([f"simulated_devices={simulated}"] if simulated else []),
+        *([f"open_incidents={len(snapshot.incidents)}"] if snapshot.incidents else []),
         *(f"{clean(one.probe)}={one.state}" for one in snapshot.health if one.state not in WELL),
     ]
     return f"{timestamp(snapshot.at_ns + snapshot.wall_offset_ns)} snapshot seq={snapshot.seq} {' '.join(pairs)}"

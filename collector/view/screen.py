@@ -13,6 +13,7 @@ from ...probes.model import Event, Health
 from .accelerators import accelerators
 from .figures import LEVELS, Figures
 from .lines import timestamp
+from .open_incidents import open_incidents, worst_severity
 from .sentences import sentence
 from .state import State
 from .words import UNKNOWN, clean, count, percent, rate, seconds, size, span
@@ -38,6 +39,7 @@ def screen(state: State, width: int, height: int) -> Group:
     """`state` as at most `height` lines of at most `width` columns."""
     devices = accelerators(state.snapshot)
     node = [*_node(state.figures, state.waits), *([_row("devices", devices)] if devices else [])]
+    node += _incidents(state)
     top = [*_header(state), _rule(width), *node, _rule(width)]
     probes = _probes(state.snapshot.health, height - len(top) - EVENT_LINES)
     room = height - len(top) - len(probes) - 1
@@ -66,6 +68,11 @@ def _node(figures: Figures, waits: Sequence[float | None]) -> list[Text]:
         _row("throttled", _throttled(figures), "yellow" if figures.throttled else ""),
         _kernel_log(figures),
     ]
+
+
+def _incidents(state: State) -> list[Text]:
+    told = open_incidents(state.snapshot)
+    return [_row("incidents", told, _SEVERITY_STYLES[worst_severity(state.snapshot)])] if told else []
 
 
 def _row(name: str, value: str, style: str = "") -> Text:

@@ -30,16 +30,29 @@ SENTENCES = {
     "device.xid": "{model} {device}: Xid {xid}",
     "device.notice": "{model} {device}: {what}",
     "device.fault": "{model} {device}: {meaning}, {assertion}",
+    "incident.opened": "{id}: {family} {code}{mnemonic:named} on {entity}, action {action:asked}",
+    "incident.updated": "{id}: {family} {code}{mnemonic:named} on {entity}, told {occurrences}x, action {action:asked}",
+    "incident.escalated": "{id}: {family} {code}{mnemonic:named} on {entity}, {escalated}: action {action:asked}",
+    "incident.cleared": "{id}: {family} {code}{mnemonic:named} on {entity} is over: {cleared_by}",
+    "incident.reopened": "{id}: {family} {code}{mnemonic:named} on {entity} is back, action {action:asked}",
     "recorder.previous_boot": "the boot before this one ended {end}{dark_seconds:dark}{last_words:words}",
+    "forensics.frozen": "evidence frozen for {reason}: eagle-eye forensics show {bundle}",
     "recorder.previous_run": "the agent before this one ended {end}{dark_seconds:dark}",
 }
+
+# Faults of all families; their kind is the family.
+FAULT = "{code}{mnemonic:named}{device:at}{process:process}{count:times}"
 
 _FORMATS: dict[str, Callable[[Any], str]] = {
     "time": seconds,
     "share": percent,
     "size": size,
+    "asked": lambda text: str(text).replace("_", " "),
 }
 _OPTIONAL = {
+    "named": " {}",
+    "at": " at {}",
+    "process": ", process {}",
     "code": " with exit code {}",
     "by": " by {}",
     "from": " sent by {}",
@@ -85,6 +98,8 @@ _formatter = _Formatter()
 def sentence(event: Event) -> str:
     """What happened, in one line without control characters."""
     found = SENTENCES.get(event.kind)
+    if found is None and event.attributes.get("family") == event.kind:
+        found = FAULT
     if found is None:
         return " ".join(f"{clean(name)}={clean(value)}" for name, value in event.attributes.items())
     return _formatter.vformat(found, (), event.attributes)

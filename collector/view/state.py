@@ -11,7 +11,7 @@ from ...probes.model import Event, Snapshot
 from .figures import RUN_QUEUE, Figures, figures_of
 from .window import Window
 
-MAX_KINDS = 32
+MAX_KINDS = 64
 MAX_EVENTS_PER_KIND = 16
 MAX_HISTORY = 30
 

@@ -219,8 +219,12 @@ def test_every_kind_that_a_probe_makes_has_a_sentence():
     # The probe `devices` tells of one device at a time.
     names = "|".join(name for spec in PROBES for name in (spec.name, spec.name.removesuffix("s")))
     probes = Path(figures.__file__).parents[2] / "probes"
-    agent = [path for name in ("recorder", "forensics") for path in (probes.parent / "collector" / name).glob("*.py")]
-    names += "|recorder|forensics"
+    agent = [
+        path
+        for name in ("recorder", "forensics", "incidents")
+        for path in (probes.parent / "collector" / name).glob("*.py")
+    ]
+    names += "|recorder|forensics|incident"
     paths = [*probes.glob("*.py"), *agent]
     made = {kind for path in paths for kind in re.findall(rf'"((?:{names})\.[a-z_]+)"', path.read_text())}
 

@@ -1,0 +1,212 @@
+"""The incidents of this node: faults of one cause, with the action they ask for.
+
+list           open incidents (--all: also those that were cleared lately)
+show ID        one of them with everything that was told
+clear ID       the operator says that it is over; a running agent heeds it
+               within a second, else the next one does
+
+ID may be shortened as long as it is the only one that begins so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import getpass
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from ...native.errors import EagleEyeError, UsageError
+from ...probes.model import Incident, IncidentPart
+from ..incidents import requests, state
+from ..incidents.incidents import DIRECTORY
+from ..view.lines import timestamp
+from ..view.words import clean, span
+
+DEFAULT_STATE_DIR = "/var/lib/eagle-eye"
+ANSWER_S = 5.0
+USAGE = "[list | show ID | clear ID] [OPTIONS]"
+EXAMPLES = """\
+  eagle-eye incidents                                    what is open
+  eagle-eye incidents show 1f3a                          one, with its evidence
+  eagle-eye incidents clear 1f3a --reason "GPU replaced" the operator's word
+  eagle-eye incidents list --all -j                      one JSON object each
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", nargs="?", choices=("list", "show", "clear"), default="list", help="default list")
+    parser.add_argument("id", nargs="?", metavar="ID", help="of an incident, or how it begins")
+    parser.add_argument("-j", "--json", action="store_true", help="one JSON object per line")
+    parser.add_argument("--all", action="store_true", help="also those that were cleared lately")
+    parser.add_argument("--reason", metavar="TEXT", help="why it is over; kept with the incident")
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        type=Path,
+        default=Path(os.environ.get("EAGLE_EYE_STATE_DIR") or DEFAULT_STATE_DIR),
+        help=f"the agent's state folder; also EAGLE_EYE_STATE_DIR (default {DEFAULT_STATE_DIR})",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if (arguments.action == "list") != (arguments.id is None):
+        raise UsageError(f"{arguments.action} takes {'no' if arguments.action == 'list' else 'an'} incident")
+    actions = {"list": _list, "show": _show, "clear": _clear}
+    return actions[arguments.action](arguments, arguments.state_dir / DIRECTORY)
+
+
+def _list(arguments: argparse.Namespace, directory: Path) -> int:
+    known = read(directory)
+    shown = [one for one in known if arguments.all or one.state == "open"]
+    if arguments.json:
+        _write_json(shown)
+        return 0
+    asked = {request.id for _, request in requests.waiting(directory)}
+    sys.stdout.writelines(f"{line}\n" for line in _table(shown, asked))
+    return 0
+
+
+def _show(arguments: argparse.Namespace, directory: Path) -> int:
+    found = _find(read(directory), arguments.id)
+    if arguments.json:
+        _write_json([found])
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in _details(found))
+    return 0
+
+
+def _clear(arguments: argparse.Namespace, directory: Path) -> int:
+    reason = clean(arguments.reason or "").strip()
+    if not reason:
+        raise UsageError("clear needs a reason, which stays with the incident", remedy='add --reason "GPU replaced"')
+    found = _find(read(directory), arguments.id)
+    if found.state == "cleared":
+        raise EagleEyeError(f"incident {found.id} is cleared already: {clean(found.cleared_by)}")
+    request = requests.put(directory, requests.Request(id=found.id, reason=reason[:500], by=_user()))
+    if not _is_running(arguments.state_dir):
+        sys.stdout.write(f"no agent runs here: incident {found.id} will be cleared when one starts\n")
+        return 0
+    if not _was_cleared(directory, request, found.id):
+        raise EagleEyeError(
+            f"the agent has not cleared incident {found.id} within {ANSWER_S:g} s; the request waits in {request}",
+            remedy="look for its log lines of component=incidents",
+        )
+    sys.stdout.write(f"cleared {found.id}: {_cause(found)}\n")
+    return 0
+
+
+def read(directory: Path) -> list[Incident]:
+    """The saved incidents, the oldest first. Raises EagleEyeError where there are none to be read."""
+    try:
+        saved = state.read(directory)
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise EagleEyeError(f"{directory / state.FILE} is damaged: {error}", remedy="restart the agent") from None
+    if saved is None:
+        raise EagleEyeError(f"no agent has kept incidents in {directory}", remedy=_where_else())
+    found = [record.export(saved.node, saved.cluster) for record in saved.records]
+    return sorted(found, key=lambda one: one.opened_wall_ns)
+
+
+def _where_else() -> str:
+    """`run` without a state folder has a temporary one; those that there are."""
+    folders = sorted(Path(tempfile.gettempdir()).glob(f"eagle-eye-*/{DIRECTORY}/{state.FILE}"))
+    if folders:
+        return " or ".join(f"eagle-eye incidents --state-dir {path.parent.parent}" for path in folders[:3])
+    return "name the agent's state folder with --state-dir"
+
+
+def _find(known: Sequence[Incident], begins: str) -> Incident:
+    found = [one for one in known if one.id.startswith(begins)]
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} incidents begin with" if found else "no incident is called"
+    raise EagleEyeError(f"{what} {begins!r}", remedy="eagle-eye incidents list --all")
+
+
+def _was_cleared(directory: Path, request: Path, wanted: str) -> bool:
+    deadline = time.monotonic() + ANSWER_S
+    while time.monotonic() < deadline:
+        if not request.exists() and any(one.id == wanted and one.state == "cleared" for one in read(directory)):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _is_running(state_dir: Path) -> bool:
+    """Whether an agent holds the state folder, by the lock of its spool."""
+    try:
+        with (state_dir / "spool/lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()[:64]
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _write_json(incidents: Sequence[Incident]) -> None:
+    sys.stdout.writelines(f"{msgspec.json.encode(one).decode()}\n" for one in incidents)
+
+
+def _table(incidents: Sequence[Incident], asked: set[str]) -> Iterator[str]:
+    if not incidents:
+        yield "no open incidents"
+        return
+    yield f"{'ID':<11} {'STATE':<8} {'SEVERITY':<8} {'ACTION':<19} {'OPEN FOR':<9} {'TIMES':>6}  CAUSE"
+    for one in incidents:
+        state_word = "ending" if one.id in asked else one.state
+        times = f"{one.occurrences:>6}"
+        yield f"{one.id:<11} {state_word:<8} {one.severity:<8} {one.action:<19} {_age(one):<9} {times}  {_cause(one)}"
+
+
+def _age(one: Incident) -> str:
+    until_ns = time.time_ns() if one.state == "open" else one.updated_wall_ns
+    return span(max(0.0, (until_ns - one.opened_wall_ns) / 1e9))
+
+
+def _cause(one: Incident) -> str:
+    name = f" {clean(one.mnemonic)}" if one.mnemonic else ""
+    simulated = " (simulated)" if one.simulated else ""
+    return f"{clean(one.family)} {clean(one.code)}{name} on {clean(one.entity)}{simulated}"
+
+
+def _details(one: Incident) -> Iterator[str]:
+    yield f"{one.id}  {one.state}, {one.severity}, action: {one.action}"
+    rows = {
+        "cause": _cause(one),
+        "device": one.device if one.device not in one.entity else "",
+        "means": one.meaning,
+        "check": one.check,
+        "opened": timestamp(one.opened_wall_ns),
+        "updated": timestamp(one.updated_wall_ns),
+        "raised": one.escalated,
+        "reopened": f"{one.reopened} times" if one.reopened else "",
+        "cleared": one.cleared_by,
+        "note": one.note,
+    }
+    yield from (f"  {name:<9} {clean(text)}" for name, text in rows.items() if text)
+    yield f"  {one.occurrences} faults:"
+    yield from (f"    {_part(part)}" for part in sorted(one.parts, key=lambda part: part.first_ns))
+
+
+def _part(part: IncidentPart) -> str:
+    sources = ", ".join(map(clean, part.sources))
+    count = f"{part.count} times" if part.count != 1 else "once"
+    return (
+        f"{timestamp(part.first_ns)} {part.role:<9} {clean(part.family)} {clean(part.code)} "
+        f"{clean(part.mnemonic)} on {clean(part.entity)}, {count}, by {sources}"
+    )
