@@ -75,7 +75,7 @@ def _library(rest: str, instruction_mark: str, where: str) -> dict[str, object]:
     told: dict[str, object] = {"instruction": pointer}
     if not bracket:
         return told
-    offset, comma, area = mapping.partition(",")
+    offset, comma, area = mapping.partition("]")[0].partition(",")
     base = scan.hexadecimal(area if comma else mapping)
     if comma:
         return {**told, "library": name[:120], "library_offset": scan.hexadecimal(offset)}
