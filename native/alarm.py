@@ -9,7 +9,7 @@ from .errors import EagleEyeError
 
 
 class Alarm:
-    """`fd` is readable from the set time on, until it is set or cleared. Raises EagleEyeError without descriptors."""
+    """`fd` is readable from the set time on, until it is set anew. Raises EagleEyeError without descriptors."""
 
     def __init__(self) -> None:
         self.fd = lib.kmsg_alarm_open()
@@ -17,10 +17,8 @@ class Alarm:
             raise EagleEyeError(f"no timer: {os.strerror(-self.fd)}", remedy="ulimit -n 65536")
 
     def set(self, after_ns: int) -> None:
-        lib.kmsg_alarm_set(self.fd, max(1, after_ns))
-
-    def clear(self) -> None:
-        lib.kmsg_alarm_set(self.fd, 0)
+        """0 is never."""
+        lib.kmsg_alarm_set(self.fd, after_ns)
 
     def close(self) -> None:
         """Safe twice."""

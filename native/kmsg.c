@@ -135,9 +135,16 @@ static bool is_pci_domain(const char *at, const char *end, const char *text_end)
 	return end - at == 4 && end < text_end && *end == ':';
 }
 
+/* Which process it was says nothing of what failed. */
+static bool is_pid(const char *at, const char *text)
+{
+	return at - text >= 4 && !memcmp(at - 4, "pid=", 4);
+}
+
 static struct hashes hash_text(const char *at, const char *end, uint64_t seed)
 {
 	struct hashes h = {seed, ~seed, seed};
+	const char *text = at;
 
 	while (at < end) {
 		const char *start = at;
@@ -152,7 +159,7 @@ static struct hashes hash_text(const char *at, const char *end, uint64_t seed)
 			hash_number(&h, start, at, true, at - start >= 2 + HUGE_HEX_DIGITS);
 		} else if (is_number(start, at)) {
 			hash_number(&h, start, at, at - start >= 4 && !is_pci_domain(start, at, end),
-				    at - start >= HUGE_DIGITS && !has_letter(start, at));
+				    is_pid(start, text) || (at - start >= HUGE_DIGITS && !has_letter(start, at)));
 		} else {
 			hash_word(&h, start, at);
 		}

@@ -12,7 +12,7 @@ struct kmsg_record {
 	uint64_t time_ns;
 	uint64_t text_hash;     /* of level, facility and text; addresses and numbers of four digits or more are alike */
 	uint64_t template_hash; /* the same, but all numbers are alike */
-	uint64_t fact_hash;     /* the same, but only numbers of six digits or more and addresses (0x, nine) are alike */
+	uint64_t fact_hash;     /* the same, but only pids, numbers of six digits and addresses (0x, nine) or more are alike */
 	uint32_t text_offset;   /* into the batch's buffer; still escaped */
 	uint32_t text_bytes;
 	uint32_t dict_offset; /* lines " KEY=value\n", still escaped */

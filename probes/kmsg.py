@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from ..native.alarm import Alarm
 from ..native.kmsg import LEVELS, Batch, KernelLog
 from .flood import Admission
+from .kmsg_faults import LogFaults
 from .kmsg_order import LogClock, Losses
-from .model import Event, Severity
+from .model import Event, Fault, Severity
 from .options import Option
+from .paths import Paths
 from .probe import Context, EventSource, Metric, Sample, Series, Spec
 
 RECORDS = Metric("eagle_eye_kmsg_records_total", "counter", "Kernel-log records read, by level.", ("level",))
@@ -34,9 +37,19 @@ _BACKLOG_RECORDS = 100_000
 
 class KmsgProbe:
     def __init__(
-        self, log: KernelLog, events: EventSource, *, max_level: int, rate: int, burst: int, backlog: int
+        self,
+        log: KernelLog,
+        events: EventSource,
+        *,
+        max_level: int,
+        rate: int,
+        burst: int,
+        backlog: int,
+        driver: str = "",
     ) -> None:
         self._log = log
+        self._faults = LogFaults(events.boot_id, driver)
+        self._alarm = Alarm()
         self._events = events
         self._max_level = max_level
         self._admission = Admission(rate, burst)
@@ -52,22 +65,27 @@ class KmsgProbe:
 
     def sample(self, now_ns: int) -> Sample:
         lost_before = self._losses.records
+        faults: list[Fault] = []
         events = list(self._summaries()) if self._admission.start_round(now_ns) else []
         until_ns = time.monotonic_ns() + _ROUND_NS
         while True:
             batch = self._log.read()
             events += self._take(batch)
+            faults += self._faults.take(batch, self._clock.skew_ns, now_ns)
             if not batch.more or time.monotonic_ns() > until_ns:
                 break
         if self._losses.records > lost_before:
             events.append(self._lost(self._losses.records - lost_before, now_ns))
-        return Sample(self._series(), events, self._dropped(), self._degraded())
+        faults += self._faults.flush(time.monotonic_ns())
+        self._alarm.set(self._faults.hold_ns)
+        return Sample(self._series(), events, self._dropped(), self._degraded(), faults=faults)
 
     def wake_fds(self) -> Sequence[int]:
-        return () if self._log.wake_fd is None else (self._log.wake_fd,)
+        return (self._alarm.fd,) if self._log.wake_fd is None else (self._log.wake_fd, self._alarm.fd)
 
     def close(self) -> None:
         self._log.close()
+        self._alarm.close()
 
     def _take(self, batch: Batch) -> Iterator[Event]:
         records = batch.records
@@ -160,6 +178,7 @@ class KmsgProbe:
             "overwritten": self._losses.records,
             "malformed": self._log.malformed,
             "oversized": self._log.rejected,
+            "fault_flood": self._faults.dropped,
         }
 
     def _degraded(self) -> str:
@@ -173,6 +192,14 @@ def facility_name(number: int) -> str:
     return FACILITIES[number] if number < len(FACILITIES) else str(number)
 
 
+def nvidia_version(paths: Paths) -> str:
+    """Of the loaded driver, "" without one."""
+    try:
+        return (paths.sys / "module/nvidia/version").read_text().strip()
+    except (OSError, ValueError):
+        return ""
+
+
 def build(context: Context) -> KmsgProbe:
     options, from_boot = context.options, context.options["from"] == "boot"
     return KmsgProbe(
@@ -183,6 +210,7 @@ def build(context: Context) -> KmsgProbe:
         rate=options["events_per_second"],
         burst=options["burst"],
         backlog=_BACKLOG_RECORDS if from_boot else 0,
+        driver=nvidia_version(context.paths),
     )
 
 

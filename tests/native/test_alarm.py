@@ -23,12 +23,12 @@ def test_it_rings_when_the_time_has_come_and_not_before(alarm):
     assert not is_ringing(alarm, 0.02)
     alarm.set(1_000_000)
     assert is_ringing(alarm, 5)
-    alarm.clear()
+    alarm.set(0)
     assert not is_ringing(alarm, 0)
 
 
 def test_setting_it_anew_puts_it_off(alarm):
-    alarm.set(0)
+    alarm.set(1)
     assert is_ringing(alarm, 5)
     alarm.set(60_000_000_000)
     assert not is_ringing(alarm, 0)

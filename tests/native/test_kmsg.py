@@ -227,6 +227,7 @@ def test_codes_and_device_names_differ_in_text_but_not_in_template(one, other):
     ("one", "other"),
     [
         ("NVRM: Xid (PCI:0000:3b:00): 79, pid=1234567", "NVRM: Xid (PCI:0000:3b:00): 79, pid=7654321"),
+        ("Xid 79, pid=7, name=x", "Xid 79, pid=65432, name=x"),
         ("I/O error, dev sda, sector 1234567", "I/O error, dev sda, sector 123456789"),
         ("fault at 0x7f0123456789", "fault at 0x7f0123456"),
     ],
