@@ -31,6 +31,7 @@ COMMANDS = {
     "check": Command(".collector.commands.check", "what works here, what is missing and how to mend it"),
     "kmsg": Command(".collector.commands.kmsg", "faults that a kernel log tells of, and what to do about them"),
     "incidents": Command(".collector.commands.incidents", "what is wrong on this node, and the operator's word on it"),
+    "forensics": Command(".collector.commands.forensics", "evidence frozen around faults: list, show, export, replay"),
     "schema": Command(".collector.commands.schema", "JSON Schema of the messages on NATS"),
     "simulate": Command(".collector.commands.simulate", "accelerators that are not there, for any program"),
     "config": Command(".collector.commands.config", "every setting, its value and where it came from"),

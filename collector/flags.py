@@ -37,6 +37,7 @@ def add_flags(
     groups = {
         "nats": parser.add_argument_group("NATS"),
         "recorder": parser.add_argument_group("black box"),
+        "forensics": parser.add_argument_group("forensics"),
         "paths": parser.add_argument_group("paths"),
         "probes": parser.add_argument_group("probes"),
     }

@@ -78,7 +78,7 @@ OPTIONS: tuple[Option, ...] = (
         choices=("warning", "error", "fatal"),
     ),
     Option(
-        "forensics.families", "text", "", "families of faults that are, by their beginnings and joined by commas; all"
+        "forensics.families", "text", None, "families of faults that are, by their beginnings and joined by commas; all"
     ),
     Option("forensics.before", "duration", "60s", "how much from before the moment is kept", "1s", "30m"),
     Option("forensics.after", "duration", "10s", "how much from after it", "0s", "5m"),
@@ -165,7 +165,7 @@ class ForensicsSettings(Struct, frozen=True):
 
     enabled: bool = True
     severity: str = "error"
-    families: str = ""
+    families: str | None = None
     before_ns: int = 60 * 10**9
     after_ns: int = 10 * 10**9
     bundles: int = 20

@@ -77,3 +77,30 @@ def newest_boot(folder: Path) -> str:
         reader.close()
         return str(reader.about.get("boot_id", ""))
     return ""
+
+
+class Moment(Struct, frozen=True):
+    """The last thing that was recorded: when, by whom, on which boot."""
+
+    at_ns: int
+    wall_offset_ns: int
+    boot_id: str
+    node: str
+    cluster: str
+
+
+def last_moment(folder: Path) -> Moment | None:
+    """None when nothing was recorded."""
+    for path in reversed(segment_paths(folder)):
+        try:
+            reader = SegmentReader(path)
+            try:
+                at_ns, wall_offset_ns = reader.last_ns(), reader.last_wall_offset_ns()
+            finally:
+                reader.close()
+        except DamagedError:
+            continue
+        if at_ns:
+            about = {name: str(reader.about.get(name, "")) for name in ("boot_id", "node", "cluster")}
+            return Moment(at_ns, wall_offset_ns, **about)
+    return None

@@ -197,8 +197,16 @@ class SegmentReader:
 
     def last_ns(self) -> int:
         """When the youngest record was made, 0 when there is none."""
+        return self._number("SELECT max(last_ns) FROM batch")
+
+    def last_wall_offset_ns(self) -> int:
+        """What led from the boot's clock to Unix time at the last flush, 0 when there was none."""
+        return self._number("SELECT wall_offset_ns FROM batch ORDER BY id DESC LIMIT 1")
+
+    def _number(self, query: str) -> int:
         try:
-            return int(self._database.execute("SELECT max(last_ns) FROM batch").fetchone()[0] or 0)
+            found = self._database.execute(query).fetchone()
+            return int(found[0] or 0) if found else 0
         except (sqlite3.Error, ValueError) as error:
             raise DamagedError(f"{self.path.name}: {error}") from None
 

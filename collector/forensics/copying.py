@@ -1,0 +1,91 @@
+"""Copies a window of time out of the black box, without secrets, as JSON lines by time."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zstandard
+
+from ..recorder.reading import Reading, Record
+from .redact import is_clean, redacted
+from .steps import plain_steps
+
+# What people and rules read is kept whole; snapshots are thinned out when there are more than a bundle should hold.
+SNAPSHOT_BYTES = 48 * 2**20
+OTHER_BYTES = 24 * 2**20
+LEVEL = 6
+
+Timed = tuple[int, bytes]
+_encoder = msgspec.json.Encoder()
+
+
+class Copy:
+    """Of what one window held: `counts` by kind, and in `incomplete`, in sentences, what is missing."""
+
+    def __init__(self, recorder: Path, boot_id: str, start_ns: int, end_ns: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self.incomplete: list[str] = []
+        self._reading = Reading(recorder, boot_id)
+        self._window = start_ns, end_ns
+
+    def write(self, path: Path) -> None:
+        """Writes the file. Raises OSError."""
+        others = self._others()
+        lines = heapq.merge(others, self._snapshots(self._stride()), key=itemgetter(0))
+        compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+        with path.open("xb") as file, compressor.stream_writer(file, closefd=False) as stream:
+            for _, line in lines:
+                stream.write(line)
+                stream.write(b"\n")
+        if not self.counts["snapshot"]:
+            self.incomplete.append("no snapshot of that time was recorded")
+        if self._reading.damaged:
+            self.incomplete.append(f"{self._reading.damaged} parts of the recording could not be read")
+
+    def _others(self) -> list[Timed]:
+        found: list[Timed] = []
+        size_bytes = left_out = 0
+        for record in self._reading.records(*self._window):
+            if record.kind == "snapshot":
+                continue
+            line = _line(record)
+            size_bytes += len(line)
+            if size_bytes > OTHER_BYTES:
+                left_out += 1
+                continue
+            self.counts[record.kind] += 1
+            found.append((record.at_ns, line))
+        if left_out:
+            self.incomplete.append(f"{left_out} records did not fit")
+        return sorted(found, key=itemgetter(0))
+
+    def _stride(self) -> int:
+        size_bytes = sum(len(one.payload) for one in self._reading.records(*self._window, kinds={"snapshot"}))
+        stride = -(-size_bytes // SNAPSHOT_BYTES) or 1
+        if stride > 1:
+            self.incomplete.append(f"one snapshot in {stride} is kept")
+        return stride
+
+    def _snapshots(self, stride: int) -> Iterator[Timed]:
+        for number, record in enumerate(self._reading.records(*self._window, kinds={"snapshot"})):
+            if number % stride == 0:
+                self.counts["snapshot"] += 1
+                yield record.at_ns, _line(record)
+
+
+def _line(record: Record) -> bytes:
+    return _encoder.encode({"kind": record.kind, "at_ns": record.at_ns, "data": _data(record)})
+
+
+def _data(record: Record) -> Any:
+    if record.encoding == "json":
+        text = record.payload.decode("utf-8", "replace")
+        return msgspec.Raw(record.payload) if is_clean(text) else redacted(msgspec.json.decode(record.payload))
+    value = msgspec.msgpack.decode(record.payload)
+    return redacted(plain_steps(value) if record.kind == "step" else value)
