@@ -5,6 +5,7 @@ An event is the same whoever tells it, so faults have one family for the device'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -19,31 +20,45 @@ FAMILIES = (EVENTS, "ascend.host_kernel", "ascend.device_log")
 _GRAVITIES = {"notice": "info", "minor": "warning", "major": "error", "critical": "fatal"}
 _NO_LEVEL = {"severity": "", "action": "", "meaning": "", "check": "", "source": "", "dated": ""}
 _TS_MODULE = 0x06
+_HEX_DIGITS = frozenset("0123456789ABCDEF")
+_RUNTIME = re.compile(r"E[A-Z0-9][0-9]{4}")
 
 
 def event_code(code: str) -> str:
-    """`0x80E01801`, `80E01801` or the like as it is written everywhere else (`0x80e01801`); "" for anything else."""
-    digits = code.lower().removeprefix("0x")
-    is_event = len(digits) == 8 and all(digit in "0123456789abcdef" for digit in digits)
-    return f"0x{digits}" if is_event else ""
+    """`0x80e01801`, `80E01801` or the like as it is written everywhere else (`0x80E01801`); "" for anything else."""
+    digits = code.upper().removeprefix("0X")
+    return f"0x{digits}" if len(digits) == 8 and _HEX_DIGITS.issuperset(digits) else ""
+
+
+def is_of_device(code: str) -> bool:
+    """Is it told by the device itself, in whatever log, and not by the runtime or the host's driver?"""
+    return bool(event_code(code)) or code.startswith("[0x")
 
 
 def entry(code: str, fields: Mapping[str, Any]) -> Entry:
     """What a code means. `fields["gravity"]` is the severity that the device itself gave it. Never raises."""
-    if tables.rows("ascend_codes", code):
-        return _entry(code, "")
-    return _entry(event_code(code) or code, str(fields.get("gravity", ""))[:16])
+    return _entry(code[:64], str(fields.get("gravity", ""))[:16])
 
 
 @lru_cache(maxsize=512)
 def _entry(code: str, gravity: str) -> Entry:
-    found = tables.rows("ascend_codes", code)
-    if found:
-        return _of_row(code, found[0])
-    if not event_code(code):
-        named = tables.rows("host_faults", f"ascend:{code}")
-        return from_row(named[0]) if named else _unknown(code, gravity, decode(-1))
-    return _unknown(code, gravity, decode(int(code, 16)))
+    for key in (code, event_code(code), _switch_key(code)):
+        found = tables.rows("ascend_codes", key)
+        if found:
+            return _of_row(key, found[0])
+    for key in (code, f"runtime_{code[:2]}" if _RUNTIME.fullmatch(code) else ""):
+        found = tables.rows("host_faults", f"ascend:{key}")
+        if found:
+            return from_row(found[0])
+    return _unknown(code, gravity, decode(int(event_code(code) or "-1", 16)))
+
+
+def _switch_key(code: str) -> str:
+    """`[0x08520003,na,L2,na]` as the table writes it: `0x08520003:na:L2:na`."""
+    if not code.startswith("[0x"):
+        return ""
+    alarm, *rest = (part.strip() for part in code.strip("[]").split(","))
+    return ":".join((f"0x{alarm[2:].upper()}", *rest))
 
 
 def _of_row(code: str, row: Mapping[str, str]) -> Entry:
@@ -96,7 +111,7 @@ def _unknown(code: str, gravity: str, bits: Decoded) -> Entry:
     """Nobody knows it: light ones are only written down, all others take the device out."""
     told = bits.severity or gravity
     severity = _GRAVITIES.get(told, "error")
-    meaning = _exception(int(code, 16)) if bits.kind == "exception" else _meaning(code, "event", bits)
+    meaning = _exception(bits.code) if bits.kind == "exception" else _meaning(code, "event", bits)
     return Entry(
         mnemonic=_mnemonic(bits, "exception" if bits.kind == "exception" else "event")
         if bits.kind != "unknown"

@@ -51,13 +51,13 @@ class Match(Struct, frozen=True):
 
 
 def match(xid: str, intrinfo: int, status: int, *, unit: str = "", driver: str = "") -> Match:
-    """The worst of the rules that fit. Without a known driver both layouts are tried."""
+    """The worst of the rules that fit. Without a known driver both layouts are tried; no register fits both."""
     version = versions.parse(driver)
     layouts = (int(version >= _R575),) if version else (0, 1)
     found = _fitting(xid, layouts, intrinfo, status)
     named = [one for one in found if not unit or _same_unit(one[1].unit, unit)]
     if named:
-        return _merged(named, intrinfo, _doubt(named))
+        return _merged(named, intrinfo, "")
     if found:
         return _merged(found, intrinfo, f"The line names the unit {unit[:40]}, its registers another one.")
     return _by_the_other_layout(xid, intrinfo, status, unit, layouts)
@@ -94,16 +94,6 @@ def _same_unit(known: str, printed: str) -> bool:
     """`NETIR_LINK_EVT/NETIR_LINK_DOWN` is printed in full or by one of its parts."""
     known, printed = known.upper(), printed.upper()
     return printed == known or bool(set(known.split("/")) & set(printed.split("/"))) or known.startswith(f"{printed}_")
-
-
-def _doubt(named: list[tuple[int, _Rule]]) -> str:
-    """Where the driver is not known, the two layouts may read the registers in two ways."""
-    readings = {
-        tuple(rule.row["meaning"] for of, rule in named if of == layout) for layout in {layout for layout, _ in named}
-    }
-    if len(readings) < 2:
-        return ""
-    return "The driver is not known, and its two layouts read these registers in two ways; this is the worse one."
 
 
 def _merged(found: list[tuple[int, _Rule]], intrinfo: int, note: str) -> Match:
