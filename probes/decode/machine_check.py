@@ -205,9 +205,9 @@ def join(earlier: Decoded, later: Decoded) -> Decoded | None:
 
 FAMILY = Family(
     _NAME,
-    ("[Hardware Error]: ", "EDAC ", "Memory failure: ", "isolate page: ", "offlining pfn", "soft offline: ",
-     "CMCI storm", "error in user-access at", "temperature above threshold", "temperature/speed normal",
-     "temperature is normal"),
+    ("[Hardware Error]: ", "BERT: Error records", "EDAC ", "Memory failure: ", "isolate page: ", "offlining pfn",
+     "soft offline: ", "CMCI storm", "error in user-access at", "temperature above threshold",
+     "temperature/speed normal", "temperature is normal"),
     parse,
     join,
 )  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import structs
+
 from . import scan
 from .aer_bits import by_printed_name
 from .family import Decoded, Family
@@ -51,7 +53,11 @@ def _announcement(text: str, driver: str, device: str) -> Decoded | None:
     # Requester 0 is what a port reports when it lost count of who it was.
     unknown = not source or source.partition(":")[2] == "00:00.0"
     fields = scan.known(
-        driver=driver, reporter=device, source_device="" if unknown else source, severity=severity, multiple=many or None
+        driver=driver,
+        reporter=device,
+        source_device="" if unknown else source,
+        severity=severity,
+        multiple=many or None,
     )
     return _report(device if unknown else source, fields)
 
@@ -136,7 +142,7 @@ def _header(text: str, driver: str, device: str) -> Decoded | None:
 
 
 def _report(device: str, fields: dict[str, Any]) -> Decoded:
-    return described(Decoded(_NAME, "", device, fields, incomplete=True))
+    return structs.replace(described(Decoded(_NAME, "", device, fields)), incomplete=True)
 
 
 _PARTS: tuple[Callable[[str, str, str], Decoded | None], ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from msgspec import structs
@@ -25,7 +26,7 @@ def join(earlier: Decoded, later: Decoded) -> Decoded | None:
     fields = {**old, **new, "driver": new["driver"]}
     if "bits" in old and "bits" in new:
         fields["bits"] = list(dict.fromkeys([*old["bits"], *new["bits"]]))
-    return described(structs.replace(earlier, device=device, fields=fields))
+    return described(structs.replace(earlier, device=device, fields=fields), new.get("bits", []))
 
 
 def _same_device(earlier: Decoded, later: Decoded) -> bool:
@@ -39,23 +40,29 @@ def _same_device(earlier: Decoded, later: Decoded) -> bool:
 
 
 def _repeats(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """A line that the report already has begins another; only the announcement names the severity once more."""
+    """A line that the report already has begins another; the severity alone is said by several."""
     announced = "reporter" in old and "layer" not in old
-    return any(name in new and name in old for name in _OF_ONE_LINE if not (name == "severity" and announced))
+    return any(
+        name in new and name in old
+        for name in _OF_ONE_LINE
+        if not (name == "severity" and (announced or "bits" in new))
+    )
 
 
-def described(report: Decoded) -> Decoded:
-    """With the bits named from the status word where their lines are missing, and the code of the first of them."""
+def described(report: Decoded, printed: Sequence[str] = ()) -> Decoded:
+    """With the bits named from the status word where their lines are missing, and the code of the first of them.
+
+    `printed` are the bits of its last line. They come lowest first, so with the highest a correctable report is whole.
+    """
     fields = dict(report.fields)
-    printed = fields.get("bits", [])
     side = _side(fields)
     if side and "status" in fields:
         set_bits = bits_of(fields["status"] & ~fields.get("mask", 0), side) or bits_of(fields["status"], side)
-        fields["bits"] = list(dict.fromkeys([*set_bits, *printed]))
+        fields["bits"] = list(dict.fromkeys([*set_bits, *fields.get("bits", [])]))
     if side and "severity" not in fields and side == "correctable":
         fields["severity"] = "corrected"
     code = fields.get("first") or most_severe(fields.get("bits", [])) or _unnamed(fields)
-    whole = side == "correctable" and "status" in fields and len(printed) >= len(fields["bits"])
+    whole = side == "correctable" and "status" in fields and fields["bits"][-1:] == list(printed)
     return structs.replace(report, code=code, fields=fields, incomplete=not (whole or "tlp_header" in fields))
 
 
