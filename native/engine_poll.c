@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,6 +28,7 @@ struct look {
 	uint64_t tick;
 	uint64_t flight_started;
 	bool broken;
+	bool dead; /* the writer holds the file's lock as long as it lives */
 };
 
 struct slot {
@@ -36,7 +38,9 @@ struct slot {
 	struct look last;
 	uint64_t moved_ns;
 	uint64_t woken_ns;
+	uint64_t asked_ns;    /* when its lock was tried */
 	uint64_t interval_ns; /* between steps, learned */
+	uint64_t floor_ns;
 };
 
 struct engine_poll {
@@ -87,12 +91,23 @@ static struct look look_at(int fd)
 static bool is_same(const struct look *a, const struct look *b)
 {
 	return a->head == b->head && a->urgent == b->urgent && a->state == b->state && a->tick == b->tick &&
-	       a->broken == b->broken;
+	       a->broken == b->broken && a->dead == b->dead;
 }
 
 static bool is_urgent(const struct look *a, const struct look *b)
 {
-	return a->urgent != b->urgent || a->state != b->state || a->broken != b->broken;
+	return a->urgent != b->urgent || a->state != b->state || a->broken != b->broken || a->dead != b->dead;
+}
+
+static bool is_dead(struct engine_poll *p, struct slot *s, uint64_t now)
+{
+	if (now - s->asked_ns < p->times.alive_ns || s->last.dead)
+		return s->last.dead;
+	s->asked_ns = now;
+	if (flock(s->fd, LOCK_SH | LOCK_NB) < 0)
+		return false;
+	flock(s->fd, LOCK_UN);
+	return true;
 }
 
 static bool in_flight(const struct look *seen)
@@ -125,16 +140,28 @@ static uint64_t nap_of(const struct engine_poll *p, const struct slot *s, uint64
 	return nap > p->times.busy_ns ? nap : p->times.busy_ns;
 }
 
+/* A word is fresh when it leaves at the end of a step: that is waited for, up to one step longer than the floor,
+ * and taken up to half a step sooner. */
+static bool is_time(const struct slot *s, uint64_t now)
+{
+	uint64_t since = now - s->woken_ns, step = s->interval_ns < s->floor_ns ? s->interval_ns : 0;
+
+	if (s->moved_ns == now)
+		return since + step / 2 >= s->floor_ns;
+	return since >= s->floor_ns + step;
+}
+
 /* Whether the reader must hear of this ring now. */
 static bool is_due(struct engine_poll *p, struct slot *s, uint64_t now)
 {
 	struct look seen = look_at(s->fd);
 
+	seen.dead = is_dead(p, s, now);
 	note_move(s, &seen, now);
 	s->last = seen;
 	if (s->changed || is_same(&seen, &s->told))
 		return false;
-	if (!is_urgent(&seen, &s->told) && now - s->woken_ns < p->times.floor_ns)
+	if (!is_urgent(&seen, &s->told) && !is_time(s, now))
 		return false;
 	s->told = seen;
 	s->woken_ns = now;
@@ -244,7 +271,7 @@ int engine_poll_fd(const struct engine_poll *p)
 }
 
 /* Watches a file through a descriptor of its own; gives the slot, or -1 when all are taken or errno tells why not. */
-int engine_poll_add(struct engine_poll *p, int fd)
+int engine_poll_add(struct engine_poll *p, int fd, uint64_t floor_ns)
 {
 	int own = dup(fd), slot = -1;
 
@@ -255,7 +282,7 @@ int engine_poll_add(struct engine_poll *p, int fd)
 		if (p->slots[i].fd < 0)
 			slot = (int)i;
 	if (slot >= 0) {
-		p->slots[slot] = (struct slot){.fd = own, .moved_ns = now_ns(CLOCK_MONOTONIC)};
+		p->slots[slot] = (struct slot){.fd = own, .moved_ns = now_ns(CLOCK_MONOTONIC), .floor_ns = floor_ns};
 		p->rings++;
 		if ((uint32_t)slot >= p->used)
 			p->used = (uint32_t)slot + 1;

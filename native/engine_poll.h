@@ -9,10 +9,10 @@
 #define ENGINE_POLL_SLOTS 256
 
 struct engine_poll_times {
-	uint64_t floor_ns;  /* between two wake-ups that one ring asks for, unless it is urgent */
 	uint64_t busy_ns;   /* shortest time between two looks */
 	uint64_t flight_ns; /* longest time between two looks while a step goes on */
 	uint64_t idle_ns;   /* longest time between two looks */
+	uint64_t alive_ns;  /* between two tries whether a writer still lives */
 };
 
 struct engine_poll_counts {
@@ -26,7 +26,7 @@ struct engine_poll;
 struct engine_poll *engine_poll_start(struct engine_poll_times times);
 void engine_poll_stop(struct engine_poll *poll);
 int engine_poll_fd(const struct engine_poll *poll);
-int engine_poll_add(struct engine_poll *poll, int fd);
+int engine_poll_add(struct engine_poll *poll, int fd, uint64_t floor_ns);
 void engine_poll_remove(struct engine_poll *poll, int slot);
 uint32_t engine_poll_take(struct engine_poll *poll, uint32_t *slots, uint32_t max);
 struct engine_poll_counts engine_poll_counts(struct engine_poll *poll);

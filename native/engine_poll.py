@@ -11,15 +11,15 @@ SLOTS = lib.ENGINE_POLL_SLOTS
 
 
 class Times(Struct, frozen=True):
-    """`floor_ns`: between two wake-ups of one ring that are not urgent. All rings are looked at `busy_ns` apart or
+    """All rings are looked at `busy_ns` apart or more: up to `flight_ns` while a step goes on and none is expected yet,
 
-    more: up to `flight_ns` while a step goes on and none is expected yet, up to `idle_ns` where nothing moves.
+    up to `idle_ns` where nothing moves. Whether a writer lives is tried `alive_ns` apart.
     """
 
-    floor_ns: int = 10_000_000
     busy_ns: int = 1_000_000
     flight_ns: int = 4_000_000
     idle_ns: int = 10_000_000
+    alive_ns: int = 20_000_000
 
 
 class Counts(Struct, frozen=True):
@@ -34,16 +34,19 @@ class EnginePoll:
     """Watches at most `SLOTS` files. `fd` is readable when `take` has something. Without files the thread sleeps."""
 
     def __init__(self, times: Times = Times()) -> None:  # noqa: B008 - frozen
-        started = lib.engine_poll_start([times.floor_ns, times.busy_ns, times.flight_ns, times.idle_ns])
+        started = lib.engine_poll_start([times.busy_ns, times.flight_ns, times.idle_ns, times.alive_ns])
         if started == ffi.NULL:
             raise UnavailableError("a thread to watch engines cannot be started", remedy="ulimit -u; ulimit -n")
         self._poll = ffi.gc(started, lib.engine_poll_stop)
         self._taken = ffi.new("uint32_t[]", SLOTS)
         self.fd = lib.engine_poll_fd(self._poll)
 
-    def add(self, fd: int) -> int | None:
-        """The slot of a file, whose descriptor may be closed afterwards; None when no more fit."""
-        slot = lib.engine_poll_add(self._poll, fd)
+    def add(self, fd: int, floor_ns: int) -> int | None:
+        """The slot of a file, whose descriptor may be closed afterwards; None when no more fit.
+
+        Its wake-ups are `floor_ns` apart or more, unless they are urgent, its state changed or its writer died.
+        """
+        slot = lib.engine_poll_add(self._poll, fd, floor_ns)
         return None if slot < 0 else slot
 
     def remove(self, slot: int) -> None:

@@ -14,6 +14,7 @@ _MODULES = (
     "link",
     "kmsg",
     "devices",
+    "engines",
 )
 
 PROBES: tuple[Spec, ...] = tuple(import_module(f".{module}", __package__).SPEC for module in _MODULES)

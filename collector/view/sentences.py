@@ -38,6 +38,11 @@ SENTENCES = {
     "recorder.previous_boot": "the boot before this one ended {end}{dark_seconds:dark}{last_words:words}",
     "forensics.frozen": "evidence frozen for {reason}: eagle-eye forensics show {bundle}",
     "recorder.previous_run": "the agent before this one ended {end}{dark_seconds:dark}",
+    "engine.started": "{engine}{version:named}{pid:id} serves {model}{pod:in}",
+    "engine.gone": "{engine}{pid:id} that served {model} is gone: {reason}",
+    "engine.silent": "{engine}{pid:id} that serves {model} has said nothing for {silent_seconds:time}",
+    "engine.heard": "{engine}{pid:id} that serves {model} speaks again",
+    "engine.ring_overrun": "{records} records of {engine} {instance} were overwritten before they were read",
 }
 
 # Faults of all families; their kind is the family.

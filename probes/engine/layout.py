@@ -1,0 +1,142 @@
+"""The engine's ring as its reader sees it: dtypes of its records, and a handshake that is believed only so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from .vllm import wire
+
+_KINDS = {wire.U16: "<u2", wire.U32: "<u4", wire.U64: "<u8"}
+# More than any engine has; what lies above is no reading.
+MOST_TEXT = 256
+MOST_LACKS = 32
+MOST_WORKERS = 256
+_LONGEST_HEARTBEAT_NS = 60_000_000_000
+_DEFAULT_HEARTBEAT_NS = 1_000_000_000
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def dtype_of(fields: tuple[tuple[str, str], ...]) -> np.dtype[Any]:
+    """Of a table of `wire`: little-endian, without holes."""
+    return np.dtype([(name, _KINDS.get(code, f"V{code[:-1]}" if code[-1] == "s" else code)) for name, code in fields])
+
+
+HEADER = dtype_of(wire.HEADER)
+TICK = dtype_of(wire.TICK)
+STEP = dtype_of(wire.STEP)
+REQUEST = dtype_of(wire.REQUEST)
+# Any record of the ring: what all kinds begin and end with.
+RECORD = np.dtype(
+    {
+        "names": ["begin", "kind", "bytes", "end"],
+        "formats": ["<u8", "<u2", f"V{wire.SLOT_BYTES}", "<u8"],
+        "offsets": [0, 8, 0, wire.SLOT_BYTES - 8],
+        "itemsize": wire.SLOT_BYTES,
+    }
+)
+TOP_BYTES = wire.TICK_OFFSET + TICK.itemsize
+
+_KEPT = (
+    "step", "start_ns", "end_ns", "schedule_ns", "update_ns", "running", "waiting", "deferred", "input_queue", "edges",
+    "prefill_requests", "prefill_tokens", "decode_requests", "decode_tokens", "kv_blocks_free", "kv_blocks_total",
+    "preemptions_total", "thread_id",
+)  # fmt: skip
+# What is kept of a step for the timeline: columns of STEP.
+STEPS = np.dtype([(name, STEP[name]) for name in _KEPT])
+
+
+def compact(steps: Array) -> Array:
+    """STEPS of records of dtype STEP; a copy."""
+    kept = np.empty(len(steps), STEPS)
+    for name in _KEPT:
+        kept[name] = steps[name]
+    return kept
+
+
+class StepBatch(Struct, frozen=True, eq=False):
+    """Steps of one rank in order, dtype STEPS, written once. `pid` is the node's, 0 where it could not be seen.
+
+    `thread_id` of a record is the scheduler's thread, in the writer's own numbering.
+    """
+
+    instance: str
+    engine: str
+    dp_rank: int
+    pid: int
+    worker_pids: tuple[int, ...]
+    records: Array
+
+
+class Handshake(Struct, frozen=True, omit_defaults=True):
+    """Who writes a ring. `role` is both, prefill, decode, or frontend: an API server, which schedules nothing.
+
+    `group` is the same for all ranks and front ends of one server. `pid` and `worker_pids` are as seen in the PID
+    namespace with inode `pid_namespace`. `heartbeat_ns` is the longest silence that it promises, `lacks` what this
+    engine's version does not tell.
+    """
+
+    engine: str
+    instance: str
+    version: str = ""
+    plugin: str = ""
+    group: str = ""
+    role: str = "both"
+    model: str = ""
+    dp_rank: int = 0
+    pid: int = 0
+    max_running: int | None = None
+    max_batched_tokens: int | None = None
+    kv_block_tokens: int | None = None
+    kv_blocks_total: int | None = None
+    tick_ns: int = 50_000_000
+    heartbeat_ns: int = _DEFAULT_HEARTBEAT_NS
+    lacks: tuple[str, ...] = ()
+    simulated: bool = False
+    pid_namespace: int = 0
+    worker_pids: tuple[int, ...] = ()
+
+    @property
+    def is_frontend(self) -> bool:
+        return self.role == "frontend"
+
+
+class RefusedError(Exception):
+    """This file is no ring of ours; the message says why."""
+
+
+def read_handshake(raw: bytes) -> Handshake:
+    """Raises RefusedError. Unknown keys are ignored, texts and numbers bounded."""
+    try:
+        found = msgspec.json.decode(raw, type=Handshake)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RefusedError(f"the handshake cannot be read: {error}") from None
+    texts = (found.engine, found.instance, found.version, found.plugin, found.group, found.role, found.model)
+    if any(len(text) > MOST_TEXT for text in (*texts, *found.lacks)) or len(found.lacks) > MOST_LACKS:
+        raise RefusedError("the handshake has texts that are too long")
+    if not found.engine or not found.instance:
+        raise RefusedError("the handshake names no engine or no instance")
+    times = (found.tick_ns, found.heartbeat_ns)
+    numbers = (found.dp_rank, found.pid, found.pid_namespace, *found.worker_pids, *times)
+    if len(found.worker_pids) > MOST_WORKERS:
+        raise RefusedError("the handshake names too many workers")
+    limits = (found.max_running, found.max_batched_tokens, found.kv_block_tokens, found.kv_blocks_total)
+    if any(not 0 <= number < 2**62 for number in (*numbers, *(limit or 0 for limit in limits))):
+        raise RefusedError("the handshake has numbers out of range")
+    return _within_reason(found)
+
+
+def _within_reason(found: Handshake) -> Handshake:
+    role = found.role if found.role in ("both", "prefill", "decode", "frontend") else "both"
+    heartbeat_ns = min(max(found.heartbeat_ns, 10_000_000), _LONGEST_HEARTBEAT_NS)
+    return msgspec.structs.replace(found, role=role, heartbeat_ns=heartbeat_ns)
+
+
+def known(record: Any, name: str) -> int | None:
+    """A field of a record, None where it is all ones."""
+    value = int(record[name])
+    return None if value == 2 ** (8 * record.dtype[name].itemsize) - 1 else value
