@@ -12,6 +12,7 @@ from ..native.dcmi_types import Fault, Identity, numa_node
 from ..native.device import DEVICE_MAX, Board, group_mask
 from ..native.errors import EagleEyeError
 from .ascend_events import ASSERTIONS, SEVERITIES, decode
+from .catalogue import ascend as catalogue
 from .device_choice import Choice
 from .device_messages import Inventory, Occurrence, Process, Target, nameless
 from .model import Device, DeviceLink, Severity
@@ -161,19 +162,21 @@ class Ascend:
     def _occurrence(self, fault: Fault) -> Occurrence:
         decoded = decode(fault.event_id)
         is_over = fault.assertion == _RECOVERY
-        gravity = _GRAVITY[min(max(fault.severity, 0), len(_GRAVITY) - 1)]
+        number = min(max(fault.severity, 0), len(_GRAVITY) - 1)
+        code, gravity = f"0x{fault.event_id:08X}", SEVERITIES[number]
+        entry = catalogue.entry(code, {"gravity": gravity})
         return Occurrence(
             "device.fault",
             self._logic.get(fault.logic_id, ""),
             fault.at_ns,
-            "info" if is_over else gravity,
+            "info" if is_over else _GRAVITY[number],
             {
-                "event_id": f"0x{fault.event_id:08X}",
+                "event_id": code,
                 "name": fault.name[:256],
-                "meaning": str(decoded)[:256],
+                "meaning": (entry.meaning if entry.known else str(decoded))[:256],
                 "component": decoded.component,
                 "assertion": ASSERTIONS[fault.assertion] if 0 <= fault.assertion < len(ASSERTIONS) else "unknown",
-                "gravity": SEVERITIES[min(max(fault.severity, 0), len(SEVERITIES) - 1)],
+                "gravity": gravity,
                 "serial": fault.serial,
             },
         )

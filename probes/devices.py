@@ -12,6 +12,7 @@ from ..native.errors import UnavailableError
 from . import device_owners, hami
 from .device_counters import Monotone
 from .device_events import DeviceEvents
+from .device_fault_reports import faults_of
 from .device_library import find_library
 from .device_metrics import DEVICE_LABELS, PREFIX, Row, counter_masks, labels_of, metrics
 from .device_owners import Users
@@ -117,14 +118,16 @@ class DevicesProbe:
         devices = self._events.in_order()
         stuck = self.workers.stuck()
         series = [one for device in devices.values() for one in self._of_device(device, devices, stuck, now_ns)]
+        events = self._events.take()
         return Sample(
             [*series, *self.workers.call_times(), *self._owners.series(now_ns, self._node, self._users(devices))],
-            self._events.take(),
+            events,
             {"events_full": self._events.dropped, "bad_message": self.workers.bad_messages},
             "; ".join(self._troubles(devices))[:1000],
             devices=tuple(devices.values()),
             topology=self._topology(),
             taken_ns={uuid: state.at_ns for uuid, state in self._states.items() if state.at_ns},
+            faults=faults_of(events, devices),
             device_pids={uuid: [one.pid for one in self.workers.processes.get(uuid, ())] for uuid in devices},
         )
 

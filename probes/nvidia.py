@@ -13,15 +13,14 @@ import pynvml
 from ..native.device import DEVICE_MAX, Board, group_mask
 from ..native.errors import EagleEyeError
 from ..native.nvml import FUNCTIONS, HOT_GROUPS, SLOW_GROUPS, Nvml, failure, return_text
+from .catalogue.lookup import look_up
+from .decode.family import Decoded
 from .device_choice import Choice
 from .device_messages import Inventory, Occurrence, Process, Target
 from .model import Device, DeviceLink, Severity
 
 if TYPE_CHECKING:
     from .device_worker import Calls
-
-# NVIDIA's catalogue of Xid errors: those whose immediate action is RESET_GPU or RESTART_BM.
-FATAL_XIDS = frozenset({46, 62, 64, 79, 95, 109, 110, 119, 120, 136, 140, 143, 155, 156, 158})
 
 _XID = 0x8
 # nvmlEventType constants of nvml.h, by what they tell; single-bit errors and clock changes are counted, not told.
@@ -51,6 +50,7 @@ class Nvidia:
         self._handles: dict[str, Any] = {}
         self._slots: dict[str, int] = {}
         self._uuids: dict[int, str] = {}
+        self._driver = ""
         self._events: Any = None
         self._seen_us: dict[str, int] = {}
 
@@ -64,7 +64,7 @@ class Nvidia:
     def inventory(self, calls: Calls, *, avoid: Sequence[Target], only: Target | None) -> Inventory:
         self._choice = Choice("nvidia", avoid, only)
         with calls("identity", None):
-            driver = _text(pynvml.nvmlSystemGetDriverVersion)
+            driver = self._driver = _text(pynvml.nvmlSystemGetDriverVersion)
         unreachable: dict[int, str] = {}
         devices = list(self._identify(calls, driver, unreachable))
         self._watch(calls, devices)
@@ -108,7 +108,7 @@ class Nvidia:
             if error.value != _TIMEOUT:
                 time.sleep(timeout_ms / 1e3)
             return []
-        return [_occurrence(self._uuids.get(_address(data.device), ""), data)]
+        return [_occurrence(self._uuids.get(_address(data.device), ""), data, self._driver)]
 
     # ---- who is there ----
 
@@ -261,12 +261,13 @@ def _nvlinks(uuid: str, handle: Any, by_bdf: dict[str, str]) -> Iterator[DeviceL
             yield DeviceLink(uuid, other, "nvlink", count)
 
 
-def _occurrence(uuid: str, data: Any) -> Occurrence:
+def _occurrence(uuid: str, data: Any, driver: str) -> Occurrence:
     now_ns = time.monotonic_ns()
     if data.eventType == _XID:
         xid = int(data.eventData)
-        severity: Severity = "fatal" if xid in FATAL_XIDS else "error"
-        return Occurrence("device.xid", uuid, now_ns, severity, {"xid": xid, "fatal": xid in FATAL_XIDS})
+        entry = look_up(Decoded("nvidia.xid", str(xid)), driver)
+        severity = entry.severity if entry else "error"
+        return Occurrence("device.xid", uuid, now_ns, severity, {"xid": xid, "fatal": severity == "fatal"})
     what, told = _NOTICES.get(int(data.eventType), ("unknown", "warning"))
     numbers = {"type": int(data.eventType), "data": int(data.eventData)}
     return Occurrence("device.notice", uuid, now_ns, told, {"what": what, **numbers})

@@ -45,7 +45,7 @@ def _entry(code: str, gravity: str) -> Entry:
     for key in (code, event_code(code), _switch_key(code)):
         found = tables.rows("ascend_codes", key)
         if found:
-            return _of_row(key, found[0])
+            return _of_row(key, found[0], gravity)
     for key in (code, f"runtime_{code[:2]}" if _RUNTIME.fullmatch(code) else ""):
         found = tables.rows("host_faults", f"ascend:{key}")
         if found:
@@ -61,14 +61,14 @@ def _switch_key(code: str) -> str:
     return ":".join((f"0x{alarm[2:].upper()}", *rest))
 
 
-def _of_row(code: str, row: Mapping[str, str]) -> Entry:
+def _of_row(code: str, row: Mapping[str, str], told: str) -> Entry:
     bits = decode(int(code, 16)) if event_code(code) and row["kind"] in ("event", "exception") else None
     level = next(iter(tables.rows("ascend_levels", row["bucket"])), _NO_LEVEL)
-    gravity = _GRAVITIES.get(bits.severity, "") if bits else ""
+    gravity = _GRAVITIES.get((bits and bits.severity) or told, "")
     own = " ".join(part for part in (row["meaning"] or _meaning(code, row["kind"], bits), level["meaning"]) if part)
     return Entry(
         mnemonic=_mnemonic(bits, row["kind"]),
-        severity=worst_severity((row["severity"] or gravity or level["severity"] or "warning",)),
+        severity=worst_severity((gravity or row["severity"] or level["severity"] or "warning",)),
         action=worst_action((row["action"] or level["action"] or "watch",)),
         bucket=row["bucket"],
         meaning=own,

@@ -183,7 +183,7 @@ def test_an_sxid_is_as_severe_as_its_line_says(code, told, severity, action):
 def test_an_ascend_event_is_one_fault_whoever_tells_it(family, code):
     fault = make_fault(Decoded(family, code), at_ns=1, source="kmsg")
     assert (fault.family, fault.code, fault.bucket) == ("ascend.event", "0x80E01801", "RestartBusiness")
-    assert (fault.severity, fault.action) == ("error", "restart_application")
+    assert (fault.severity, fault.action) == ("fatal", "restart_application")
 
 
 def test_the_level_of_a_code_that_its_maker_does_not_explain_is_kept():

@@ -202,6 +202,7 @@ def test_each_row_is_found_again(table, family):
             assert entry.meaning
             assert entry.check
         assert row["severity"] in ("", entry.severity)
+        assert row["action"] in ("", entry.action)
 
 
 @pytest.mark.parametrize("kind", ["repeated", "together", "lasting"])

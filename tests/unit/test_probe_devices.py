@@ -36,10 +36,12 @@ class Bench:
         self.simulation = simulation
         self.probe = probe
         self.events = []
+        self.faults = []
 
     def sample(self):
         sample = self.probe.sample(time.monotonic_ns())
         self.events += sample.events
+        self.faults += sample.faults
         return sample
 
     def values(self, index: int) -> dict:
@@ -325,7 +327,12 @@ def test_an_xid_arrives_as_an_event(bench):
 
     assert event.attributes["xid"] == 63
     assert event.attributes["device"] == 1
-    assert event.entity == one.sample().devices[1].uuid
+    device = one.sample().devices[1]
+    assert event.entity == device.uuid
+    fault = next(fault for fault in one.faults if fault.event_id == event.id)
+    assert (fault.family, fault.code, fault.sources, fault.entity) == ("nvidia.xid", "63", ("nvml",), device.uuid)
+    assert (fault.device, fault.driver, fault.simulated) == (device.pci_bdf, device.driver, True)
+    assert (fault.severity, fault.action, event.severity) == ("warning", "drain", "warning")
 
 
 def test_an_ascend_fault_is_decoded(bench):
@@ -336,6 +343,10 @@ def test_an_ascend_fault_is_decoded(bench):
     assert event.attributes["event_id"] == "0x80E01801"
     assert event.attributes["meaning"]
     assert event.entity == one.sample().devices[2].uuid
+    fault = next(fault for fault in one.faults if fault.event_id == event.id)
+    assert (fault.family, fault.code, fault.sources) == ("ascend.event", "0x80E01801", ("dcmi",))
+    assert (fault.entity, fault.phase, fault.bucket) == (event.entity, "occurrence", "RestartBusiness")
+    assert fault.meaning.startswith(event.attributes["meaning"])
 
 
 def test_a_lost_device_is_failed_and_comes_back(bench):
