@@ -61,7 +61,7 @@ class Decoder:
     def __init__(self) -> None:
         self._waiting = WaitingRoom()
         self._last: tuple[Family, Found] | None = None
-        self._suppressed = (-1, 0)
+        self._suppressed = (-2, 0)  # line, and how many were left out before the next
         self._printed_one_of: dict[tuple[str, str, str], int] = {}
         self._next_line = 1
 

@@ -60,6 +60,8 @@ def tokenize(line: str, number: int = 0) -> Record:
     """
     line = line[: MAX_TEXT + 512]
     first = line[:1]
+    if first == " ":  # dmesg indents the later lines of a record
+        return Record(_clean(line.lstrip(" ")), number)
     if first == "[":
         return _from_text_log(line, number, -1, 0)
     if first.isdigit() and (found := _KMSG.match(line)):
@@ -78,8 +80,8 @@ def _from_text_log(line: str, number: int, level: int, at: int) -> Record:
     if line[at : at + 1] == "[":
         at_ns, written, at = _bracketed(line, at)
         stamp = stamp or written
-        caller = _CALLER.match(line, at) if stamp else None
-        at = caller.end() if caller else at
+    if stamp and (caller := _CALLER.match(line, at)):
+        at = caller.end()
     return Record(_clean(line[at:]), number, at_ns, stamp, level, program)
 
 

@@ -100,4 +100,7 @@ class WaitingRoom:
 
 
 def _close_in_time(earlier: Record, later: Record) -> bool:
-    return min(earlier.at_ns, later.at_ns) < 0 or abs(later.at_ns - earlier.at_ns) <= _JOIN_NS
+    """Of a record with several lines only the first may have a time."""
+    if later.at_ns < 0:
+        return True
+    return earlier.at_ns >= 0 and abs(later.at_ns - earlier.at_ns) <= _JOIN_NS
