@@ -32,6 +32,7 @@ COMMANDS = {
     "kmsg": Command(".collector.commands.kmsg", "faults that a kernel log tells of, and what to do about them"),
     "incidents": Command(".collector.commands.incidents", "what is wrong on this node, and the operator's word on it"),
     "forensics": Command(".collector.commands.forensics", "evidence frozen around faults: list, show, export, replay"),
+    "explain": Command(".collector.commands.explain", "what a fault code means, and what to check and do"),
     "schema": Command(".collector.commands.schema", "JSON Schema of the messages on NATS"),
     "simulate": Command(".collector.commands.simulate", "accelerators that are not there, for any program"),
     "config": Command(".collector.commands.config", "every setting, its value and where it came from"),

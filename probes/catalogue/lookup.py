@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 from msgspec import structs
@@ -11,7 +12,7 @@ from . import ascend, nvidia, tables, versions
 from .entry import Entry, from_row
 from .scale import worst_severity
 
-__all__ = ["FAMILIES", "Entry", "look_up", "place"]
+__all__ = ["FAMILIES", "Entry", "codes", "look_up", "place"]
 
 FAMILIES = (
     "nvidia.xid", "nvidia.sxid", "nvidia.fallen", "nvidia.init_assert", *ascend.FAMILIES, "pcie.aer",
@@ -70,3 +71,18 @@ def _as_severe_as_told(entry: Entry, decoded: Decoded) -> Entry:
     if told == "fatal":
         return structs.replace(entry, severity=worst_severity((entry.severity, "fatal")))
     return structs.replace(entry, severity="error") if told == "nonfatal" and entry.severity == "fatal" else entry
+
+
+def codes(family: str) -> Iterator[tuple[str, str]]:
+    """Each code of a family with its mnemonic, in the order of the table; of Ascend's events without one."""
+    table = "ascend_codes" if family == ascend.EVENTS else place(family, "")[0]
+    if table == "host_faults":
+        start = place("ascend" if family in ascend.FAMILIES else family, "")[1]
+        yield from (
+            (row["key"].removeprefix(start), row["mnemonic"])
+            for row in tables.every_row(table)
+            if row["key"].startswith(start)
+        )
+    else:
+        newest = {row["code"]: row.get("mnemonic", row.get("bucket", "")) for row in tables.every_row(table)}
+        yield from newest.items()
