@@ -1,4 +1,4 @@
-"""What a fault code means, what to check and what to do: the catalogue, by family and code.
+"""What a fault code means, what to check and what to do, by family and code.
 
 Without CODE the codes of FAMILY, without FAMILY the families. The meaning of
 some Xids depends on the driver: --driver says which.
