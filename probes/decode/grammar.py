@@ -12,7 +12,7 @@ from ...native.sift import Sift
 from .families import FAMILIES
 from .family import Decoded, Family
 from .lines import MAX_LINE_BYTES
-from .notices import NOTICE_TRIGGERS, read_notice
+from .notices import NOTICE_TRIGGERS, Notice, read_notice
 from .record import Record, tokenize
 from .waiting_room import HOLD_NS, Found, WaitingRoom
 
@@ -85,43 +85,45 @@ class Decoder:
         if record.program:
             return given
         mask = sift().text(record.text.encode("utf-8", "replace")) if mask is None else mask
-        if mask & _NOTICE_MASK and self._is_notice(record, now_ns):
-            return given
+        if mask & _NOTICE_MASK and (notice := read_notice(record.text)):
+            return given + self._take_notice(notice, record, now_ns)
         parsed = _parse(record.text, mask)
         if parsed:
-            self._add(*parsed, record, now_ns)
-            given += self._waiting.leave(record.line, now_ns)
+            given += self._add(*parsed, record, now_ns)
         return given
 
     def flush(self, now_ns: int | None = None) -> list[Found]:
         """What has waited long enough at `now_ns`; all of it without one."""
         return self._waiting.leave_in_time(now_ns)
 
-    def _add(self, family: Family, decoded: Decoded, record: Record, now_ns: int, count: int = 1) -> None:
+    def _add(self, family: Family, decoded: Decoded, record: Record, now_ns: int, count: int = 1) -> list[Found]:
+        """Takes in what was decoded; gives what need not wait."""
         if "printed_one_of" in decoded.fields:
             self._learn(decoded)
         decoded = self._with_losses(decoded, record.line, count)
-        found = self._waiting.join(family, decoded, record, now_ns)
+        waiting = self._waiting
+        found = waiting.join(family, decoded, record, now_ns) if waiting else None
         if found is None:
             found = Found(decoded, record, (record.line,), count)
-            self._waiting.enter(family, found, now_ns)
+            if not waiting and not decoded.incomplete:
+                self._last = (family, found)
+                return [found]
+            waiting.enter(family, found, now_ns)
         self._last = (family, found)
+        return waiting.leave(record.line, now_ns)
 
-    def _is_notice(self, record: Record, now_ns: int) -> bool:
-        """A record about others: repeats of the one before or of its own text, or some that were left out."""
-        notice = read_notice(record.text)
-        if notice is None:
-            return False
+    def _take_notice(self, notice: Notice, record: Record, now_ns: int) -> list[Found]:
+        """Repeats of the record before or of the notice's own text, or some that were left out."""
         if notice.suppressed:
             self._suppressed = (record.line, notice.suppressed)
-        elif notice.text:
+            return []
+        if notice.text:
             parsed = _parse_any(tokenize(notice.text).text)
-            if parsed:
-                self._add(*parsed, record, now_ns, notice.repeats)
-        elif self._last and self._last[1].lines[-1] == record.line - 1:
-            family, before = self._last
-            self._add(family, structs.replace(before.decoded, incomplete=False), record, now_ns, notice.repeats)
-        return True
+            return self._add(*parsed, record, now_ns, notice.repeats) if parsed else []
+        if self._last is None or self._last[1].lines[-1] != record.line - 1:
+            return []
+        family, before = self._last
+        return self._add(family, structs.replace(before.decoded, incomplete=False), record, now_ns, notice.repeats)
 
     def _learn(self, decoded: Decoded) -> None:
         """A driver that has begun to print only one of so many: the codes of it are counted too low from here on."""
@@ -130,14 +132,14 @@ class Decoder:
                 self._printed_one_of[decoded.family, code, decoded.device] = decoded.fields["printed_one_of"]
 
     def _with_losses(self, decoded: Decoded, line: int, count: int) -> Decoded:
-        more: dict[str, Any] = {}
-        if count > 1:
-            more["repeats"] = count
+        if count == 1 and not self._printed_one_of and self._suppressed[0] != line - 1:
+            return decoded
+        more: dict[str, Any] = {"repeats": count} if count > 1 else {}
         if self._suppressed[0] == line - 1:
             more["suppressed"] = self._suppressed[1]
-        if self._printed_one_of:
-            printed_one_of = self._printed_one_of.get((decoded.family, decoded.code, decoded.device))
-            more |= {"printed_one_of": printed_one_of} if printed_one_of else {}
+        printed_one_of = self._printed_one_of.get((decoded.family, decoded.code, decoded.device))
+        if printed_one_of:
+            more["printed_one_of"] = printed_one_of
         return structs.replace(decoded, fields={**decoded.fields, **more}) if more else decoded
 
 
