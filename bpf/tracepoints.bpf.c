@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Raw tracepoints, as they need neither tracefs nor the BTF of the driver's module. */
 #include "common.bpf.h"
+#include "hardware.bpf.h"
 #include "rate.bpf.h"
 #include "tracepoints.h"
 

@@ -366,42 +366,6 @@ struct trace_event_raw_sched_process_exit {
 	bool group_dead;
 };
 
-struct kobject {
-	const char *name;
-};
-
-struct device {
-	struct kobject kobj;
-};
-
-struct pci_dev {
-	struct device dev;
-};
-
-/* x86 only. */
-struct mce {
-	__u64 status;
-	__u64 misc;
-	__u64 addr;
-	__u64 mcgstatus;
-	__u32 extcpu;
-	__u8 bank;
-};
-
-struct gendisk {
-	char disk_name[32];
-};
-
-struct request_queue {
-	struct gendisk *disk;
-};
-
-struct request {
-	struct request_queue *q;
-	__u32 cmd_flags;
-	__u64 __sector;
-};
-
 struct seq_file;
 
 struct bpf_iter_meta {

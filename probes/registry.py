@@ -13,6 +13,7 @@ _MODULES = (
     "pressure",
     "link",
     "kmsg",
+    "tracepoints",
     "devices",
     "engines",
 )
