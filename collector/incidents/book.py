@@ -29,6 +29,7 @@ class Book:
     def remember(self, record: Record) -> None:
         """Takes an open incident in, or its parts and roles as they are now."""
         self.open[record.id] = record
+        record.weight = SEVERITIES.index(record.severity)
         for part in record.parts:
             if part.role in ("cause", "verdict"):
                 self._owners[part.key] = record.id
@@ -88,12 +89,17 @@ class Book:
         """Which gives way to a new one: the least severe, of those the oldest; None while there is room."""
         if len(self.open) < MAX_OPEN:
             return None
-        return min(self.open.values(), key=lambda one: (SEVERITIES.index(one.severity), one.updated_wall_ns))
+        return min(self.open.values(), key=lambda one: (one.weight, one.updated_wall_ns))
 
     def coming_back(self, key: Key, since_wall_ns: int) -> Record | None:
         """The incident of this cause that was cleared last, if it was since then and not by joining another."""
         for record in reversed(self.cleared.values()):
-            if record.primary.key == key and record.cleared_wall_ns >= since_wall_ns and not record.merged_into:
+            if (
+                record.primary.code == key[2]
+                and record.primary.key == key
+                and record.cleared_wall_ns >= since_wall_ns
+                and not record.merged_into
+            ):
                 return record
         return None
 

@@ -17,9 +17,22 @@ from .book import Book
 from .closing import Closing
 from .frequency import Frequency
 from .places import Place, Places
-from .record import SEVERITIES, Key, Part, Record, Told, copy_of, grow, new_part, raise_by, strongest, unite
+from .record import (
+    SEVERITIES,
+    Key,
+    Part,
+    Record,
+    Told,
+    brings_more,
+    copy_of,
+    grow,
+    new_part,
+    raise_by,
+    strongest,
+    unite,
+)
 from .roles import Roles
-from .rules import Rules
+from .rules import Raise, Rules, Together
 
 MAX_PARTS = 32
 MAX_RECOVERIES = 1024
@@ -75,7 +88,8 @@ class Engine:
             for record in self.book.open.values()
             if (reason := self._closing.by_silence(record, self._silent_ns(record, now_ns, wall_ns), self._boot_id))
         ]
-        return [self.clear(record, reason, wall_ns) for record, reason in quiet]
+        ended = [self.clear(record, reason, wall_ns) for record, reason in quiet]
+        return [*ended, *self._escalate_lasting(wall_ns)]
 
     def device_was_reset(self, entity: str, reason: str, wall_ns: int) -> list[Change]:
         """Ends what a reset of the device mends."""
@@ -124,7 +138,7 @@ class Engine:
 
     def _join(self, told: Told) -> list[Change]:
         known = self.book.latest(told.key)
-        if known is not None and abs(told.fault.at_ns - known[1].looked_ns) <= LOOK_AGAIN_NS:
+        if known is not None and not _must_look(known[1], told.fault):
             return self._repeat(told, *known)
         part = new_part(told)
         part.looked_ns = told.fault.at_ns
@@ -244,8 +258,21 @@ class Engine:
         return Change("reopened", record)
 
     def _escalate(self, record: Record, told: Told) -> list[Change]:
-        rules = self.frequency.note(told.place.entity, told.fault, told.wall_ns)
+        rules: list[Raise] = [*self.frequency.note(told.place.entity, told.fault, told.wall_ns)]
+        if len(record.parts) > 1:
+            rules += [one for one in self._rules.together if _holds(record, one)]
         return [Change("escalated", record) for rule in rules if raise_by(record, rule)]
+
+    def _escalate_lasting(self, wall_ns: int) -> list[Change]:
+        return [
+            Change("escalated", record)
+            for record in self.book.open.values()
+            for rule in self._rules.lasting
+            if rule.of.match(record.primary.family, record.primary.code)
+            and not record.primary.recovered
+            and wall_ns - record.primary.first_wall_ns >= rule.after
+            and raise_by(record, rule)
+        ]
 
     # A fault ends something.
 
@@ -268,6 +295,15 @@ class Engine:
 
     def _silent_ns(self, record: Record, now_ns: int, wall_ns: int) -> int:
         return now_ns - record.last_ns if record.boot_id == self._boot_id else wall_ns - record.updated_wall_ns
+
+
+def _must_look(part: Part, fault: Fault) -> bool:
+    return abs(fault.at_ns - part.looked_ns) > LOOK_AGAIN_NS or brings_more(part, fault)
+
+
+def _holds(record: Record, rule: Together) -> bool:
+    told = [(part.family, part.code) for part in record.parts]
+    return any(rule.of.match(*one) for one in told) and any(rule.other.match(*one) for one in told)
 
 
 def _outlive(record: Record) -> None:

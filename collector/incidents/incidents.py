@@ -25,6 +25,7 @@ from .telling import FaultTeller, IncidentTeller
 
 DIRECTORY = "incidents"
 TICK_S = 0.25
+ENGINE_TICK_NS = 1_000_000_000
 SAVE_GAP_NS = 1_000_000_000
 URGENT_SAVE_GAP_NS = 50_000_000
 # A large state is saved less often: saving may take a hundredth of the time.
@@ -66,7 +67,7 @@ class Incidents:
         self._gone: set[str] = set()
         self._dirty = self._urgent = True
         self._saving: asyncio.Task[None] | None = None
-        self._saved_ns = self._encode_ns = 0
+        self._saved_ns = self._encode_ns = self._ticked_ns = 0
         self._wake = asyncio.Event()
         self._early = self._restore()
 
@@ -90,8 +91,11 @@ class Incidents:
     def tick(self) -> list[Event]:
         """What time and the operator have brought; events to publish."""
         now_ns, wall_ns = time.monotonic_ns(), time.time_ns()
-        changes = [*self._early, *self._heed_requests(wall_ns), *self._engine.tick(now_ns, wall_ns)]
+        changes = [*self._early, *self._heed_requests(wall_ns)]
         self._early = []
+        if now_ns - self._ticked_ns >= ENGINE_TICK_NS:
+            self._ticked_ns = now_ns
+            changes += self._engine.tick(now_ns, wall_ns)
         return [*self._tell(changes, now_ns), *self._incidents.due(now_ns)]
 
     async def run(self, publish: Callable[[Sequence[Event]], None]) -> None:

@@ -36,9 +36,10 @@ class Merger:
         left = max(fault.count, 1)
         source = fault.sources[0] if fault.sources else ""
         for telling in tellings:
-            left -= self._match(telling, fault, source, left)
-            if not left:
-                return 0
+            if telling.matched.get(source, 0) < telling.count:
+                left -= self._match(telling, fault, source, left)
+                if not left:
+                    return 0
         tellings.append(_Telling(fault.at_ns, fault.subcode, left, {source: left}))
         return left
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from msgspec import Struct
 
 from ...probes.model import Action, Fault, Incident, IncidentPart, Severity
 from .places import Place
-from .rules import Escalation
+from .rules import Raise
 
 ACTIONS: tuple[Action, ...] = get_args(Action)
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
-MAX_WORD, MAX_TEXT, MAX_SOURCES = 256, 2048, 8
+MAX_WORD, MAX_TEXT, MAX_EACH = 256, 2048, 16
 
+T = TypeVar("T")
 Role = Literal["cause", "precursor", "victim", "verdict"]
 Key = tuple[str, str, str]
 
@@ -35,7 +36,7 @@ class Told(Struct, frozen=True):
 class Part(Struct, kw_only=True):
     """One code on one entity. `first_ns` and `last_ns` are of the boot in which it was told last.
 
-    `named` is the code that its own text says came first; `severity` and `action` are the worst that were told.
+    `named` are the codes that its own texts say came first; `severity` and `action` are the worst that were told.
     `begun`: told as an occurrence, so that only its recovery ends it.
     """
 
@@ -55,8 +56,8 @@ class Part(Struct, kw_only=True):
     meaning: str = ""
     check: str = ""
     sources: tuple[str, ...] = ()
-    named: str = ""
-    pid: int = 0
+    named: tuple[str, ...] = ()
+    pids: tuple[int, ...] = ()
     begun: bool = False
     recovered: bool = False
     simulated: bool = False
@@ -68,7 +69,10 @@ class Part(Struct, kw_only=True):
 
 
 class Record(Struct, kw_only=True):
-    """An incident. `boot_id` is that of its last fault; `note` says what a reader must know beside its parts."""
+    """An incident. `boot_id` is that of its last fault; `note` says what a reader must know beside its parts.
+
+    `weight` is the place of its severity, for those who compare many.
+    """
 
     id: str
     parts: list[Part]
@@ -85,6 +89,7 @@ class Record(Struct, kw_only=True):
     reopened: int = 0
     note: str = ""
     merged_into: str = ""
+    weight: int = 0
     left_out: int = 0
 
     @property
@@ -170,9 +175,9 @@ def new_part(told: Told) -> Part:
         mnemonic=fault.mnemonic[:MAX_WORD],
         meaning=fault.meaning[:MAX_TEXT],
         check=fault.check[:MAX_TEXT],
-        sources=fault.sources[:MAX_SOURCES],
-        named=fault.cause[:MAX_WORD],
-        pid=fault.pid,
+        sources=fault.sources[:MAX_EACH],
+        named=(fault.cause[:MAX_WORD],) if fault.cause else (),
+        pids=(fault.pid,) if fault.pid else (),
         begun=fault.phase == "occurrence",
         simulated=fault.simulated,
     )
@@ -193,10 +198,17 @@ def grow(part: Part, told: Told) -> None:
         part.action = fault.action
     part.severity = worst((part.severity, fault.severity))
     part.count += told.count
-    part.named = part.named or fault.cause[:MAX_WORD]
-    part.pid = part.pid or fault.pid
+    if fault.cause:
+        part.named = _with(part.named, (fault.cause[:MAX_WORD],))
+    if fault.pid:
+        part.pids = _with(part.pids, (fault.pid,))
     part.begun = part.begun or fault.phase == "occurrence"
-    part.sources = _sources(part.sources, fault.sources)
+    part.sources = _with(part.sources, fault.sources)
+
+
+def brings_more(part: Part, fault: Fault) -> bool:
+    """Whether a fault says of a known code what may tie it to others."""
+    return bool((fault.cause and fault.cause not in part.named) or (fault.pid and fault.pid not in part.pids))
 
 
 def unite(record: Record) -> None:
@@ -209,7 +221,7 @@ def unite(record: Record) -> None:
     record.parts = list(united.values())
 
 
-def raise_by(record: Record, rule: Escalation) -> bool:
+def raise_by(record: Record, rule: Raise) -> bool:
     """Raises an incident as `rule` says; whether that changed anything."""
     before = (record.action, record.severity, record.sticky)
     record.raised = strongest((record.raised, rule.action))
@@ -218,6 +230,7 @@ def raise_by(record: Record, rule: Escalation) -> bool:
     if (record.action, record.severity, record.sticky) == before:
         return False
     record.escalated = rule.name
+    record.weight = SEVERITIES.index(record.severity)
     return True
 
 
@@ -233,14 +246,17 @@ def _absorb(mine: Part, other: Part) -> None:
     mine.count += other.count
     mine.action = strongest((mine.action, other.action))
     mine.severity = worst((mine.severity, other.severity))
-    mine.named = mine.named or other.named
-    mine.pid = mine.pid or other.pid
+    mine.named = _with(mine.named, other.named)
+    mine.pids = _with(mine.pids, other.pids)
     mine.begun = mine.begun or other.begun
-    mine.sources = _sources(mine.sources, other.sources)
+    mine.sources = _with(mine.sources, other.sources)
 
 
-def _sources(some: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
-    return some if set(more) <= set(some) else tuple(sorted({*some, *more}))[:MAX_SOURCES]
+def _with(some: tuple[T, ...], more: tuple[T, ...]) -> tuple[T, ...]:
+    """Both, without repeats and in one order, at most MAX_EACH."""
+    if set(more) <= set(some):
+        return some
+    return tuple(sorted({*some, *more}, key=str))[:MAX_EACH]
 
 
 def _part(part: Part) -> IncidentPart:

@@ -23,18 +23,19 @@ class _Tie(Struct, frozen=True):
     named: bool = False
 
 
-@lru_cache(maxsize=2048)
-def catalogue_victims(family: str, code: str) -> frozenset[str]:
-    """What usually follows from a code, as `family:code`."""
-    entry = look_up(Decoded(family=family, code=code))
-    return frozenset(entry.victims) if entry is not None and entry.known else frozenset()
+class _Code(Struct, frozen=True, eq=False):
+    """What the rules and the catalogue say of one code: bit n of a mask is relation n."""
 
+    name: str
+    as_cause: int
+    as_effect: int
+    victims: frozenset[str]
+    causes: frozenset[str]
 
-@lru_cache(maxsize=2048)
-def catalogue_causes(family: str, code: str) -> frozenset[str]:
-    """What usually comes before a code, as `family:code`."""
-    entry = look_up(Decoded(family=family, code=code))
-    return frozenset(entry.caused_by) if entry is not None and entry.known else frozenset()
+    def may_cause(self, other: _Code, relations: int) -> bool:
+        """Whether one of `relations`, a mask, or the catalogue ties them."""
+        by_rule = bool(self.as_cause & other.as_effect & relations)
+        return by_rule or other.name in self.victims or self.name in other.causes
 
 
 class Roles:
@@ -43,7 +44,10 @@ class Roles:
     def __init__(self, rules: Rules, places: Places) -> None:
         self._rules = rules
         self._places = places
-        self._ties = lru_cache(maxsize=8192)(self._find_ties)
+        self._every = (1 << len(rules.relations)) - 1
+        self._unnamed = sum(1 << at for at, rule in enumerate(rules.relations) if not rule.named)
+        self._ties = lru_cache(maxsize=4096)(self._find_ties)
+        self._code = lru_cache(maxsize=4096)(self._find_code)
 
     def belong_together(self, one: Part, other: Part) -> bool:
         return self._tie(one, other) is not None or self._tie(other, one) is not None
@@ -63,8 +67,11 @@ class Roles:
         return next((role for role in strongest if role in found), "cause")
 
     def _tie(self, cause: Part, effect: Part) -> _Tie | None:
-        for tie in self._ties(cause.family, cause.code, effect.family, effect.code):
-            if tie.named and (effect.named != cause.code or effect.key == cause.key):
+        one, other = self._code(cause.family, cause.code), self._code(effect.family, effect.code)
+        if not one.may_cause(other, self._every if effect.named else self._unnamed):
+            return None
+        for tie in self._ties(one, other):
+            if tie.named and (cause.code not in effect.named or effect.key == cause.key):
                 continue
             if _in_time(tie, cause, effect) and self._in_place(tie.scope, cause, effect):
                 return tie
@@ -75,31 +82,42 @@ class Roles:
         if scope == "node":
             return True
         if scope == "process":
-            return one.pid > 0 and one.pid == other.pid
+            return not set(one.pids).isdisjoint(other.pids)
         if scope == "link":
             return self._places.are_on_one_link(here, there)
         if scope == "peer":
             return here.entity != there.entity and self._places.are_peers(here, there)
         return is_same_device(here, there)
 
-    def _find_ties(self, family: str, code: str, effect_family: str, effect_code: str) -> tuple[_Tie, ...]:
-        ties = self._ruled(family, code, effect_family, effect_code)
-        back = self._ruled(effect_family, effect_code, family, code)
-        if any(not tie.named for tie in (*ties, *back)):
-            return ties
-        listed = f"{effect_family}:{effect_code}" in catalogue_victims(family, code)
-        listed = listed or f"{family}:{code}" in catalogue_causes(effect_family, effect_code)
-        if not listed or (family, code) == (effect_family, effect_code):
+    def _find_ties(self, cause: _Code, effect: _Code) -> tuple[_Tie, ...]:
+        """The rules of two codes; the catalogue is asked only about codes of which no rule says how they are tied."""
+        ties = self._ruled(cause, effect)
+        ruled = any(not tie.named for tie in (*ties, *self._ruled(effect, cause)))
+        listed = effect.name in cause.victims or cause.name in effect.causes
+        if ruled or not listed or cause.name == effect.name:
             return ties
         rule = self._rules.catalogue
-        scope: Scope = "link" if "pcie.aer" in (family, effect_family) else rule.scope
+        scope: Scope = "link" if "pcie.aer:" in cause.name + effect.name else rule.scope
         return (*ties, _Tie("victim", scope, rule.window, rule.lead))
 
-    def _ruled(self, family: str, code: str, effect_family: str, effect_code: str) -> tuple[_Tie, ...]:
+    def _ruled(self, cause: _Code, effect: _Code) -> tuple[_Tie, ...]:
+        both = cause.as_cause & effect.as_effect
         return tuple(
             _Tie(rule.role, rule.scope, rule.window, rule.lead, rule.named)
-            for rule in self._rules.relations
-            if rule.cause.match(family, code) and rule.effect.match(effect_family, effect_code)
+            for at, rule in enumerate(self._rules.relations)
+            if both >> at & 1
+        )
+
+    def _find_code(self, family: str, code: str) -> _Code:
+        entry = look_up(Decoded(family=family, code=code))
+        known = entry is not None and entry.known
+        rules = self._rules.relations
+        return _Code(
+            name=f"{family}:{code}",
+            as_cause=sum(1 << at for at, rule in enumerate(rules) if rule.cause.match(family, code)),
+            as_effect=sum(1 << at for at, rule in enumerate(rules) if rule.effect.match(family, code)),
+            victims=frozenset(entry.victims) if entry is not None and known else frozenset(),
+            causes=frozenset(entry.caused_by) if entry is not None and known else frozenset(),
         )
 
     def _rank(self, part: Part) -> tuple[int, int, int, int, str, str]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...native.errors import UsageError
+from ...probes.catalogue.tables import every_row
 from ...probes.model import Action, Severity
 from .selectors import Codes
 
 Scope = Literal["device", "link", "peer", "process", "node"]
 Relates = Literal["victim", "precursor", "verdict", "same"]
+
+# Tellings of one code that are nearer to each other are one occasion.
+APART_NS = 1_000_000_000
 
 _UNITS_NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h)")
@@ -66,19 +72,36 @@ class Boot(Struct, frozen=True, forbid_unknown_fields=True):
     quiet: Nanoseconds
 
 
-class Escalation(Struct, frozen=True, forbid_unknown_fields=True):
-    """`times` occasions within `within`, `apart` from each other, raise the action."""
+class Raise(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a rule makes of an incident; a sticky one ends only by the operator."""
 
     name: str
     of: Codes
+    action: Action
+    severity: Severity | None = None
+    sticky: bool = False
+
+
+class Escalation(Raise, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`times` occasions within `within`, `apart` from each other, raise the action."""
+
     times: int
     within: Nanoseconds
-    action: Action
     apart: Nanoseconds = Nanoseconds(0)
     same: tuple[str, ...] = ()
     needs_same: bool = False
-    sticky: bool = False
-    severity: Severity | None = None
+
+
+class Together(Raise, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One of `of` and one of `other` in one incident."""
+
+    other: Codes
+
+
+class Lasting(Raise, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Not over `after` it began."""
+
+    after: Nanoseconds
 
 
 class Merge(Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,6 +129,9 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     quiet: tuple[Quiet, ...]
     boot: Boot
     escalations: tuple[Escalation, ...]
+    together: tuple[Together, ...]
+    lasting: tuple[Lasting, ...]
+    vendor_tables: tuple[str, ...] = ()
 
     @property
     def longest_ns(self) -> int:
@@ -124,9 +150,62 @@ def load(text: str | None = None) -> Rules:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         content = yaml.load(text, Loader=loader)  # noqa: S506 - the safe one, in C where there is one
-        return msgspec.convert(content, Rules, dec_hook=_convert)
+        rules = msgspec.convert(content, Rules, dec_hook=_convert)
+        return _with_vendor_rules(rules)
     except (msgspec.ValidationError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"rules of incidents: {error}") from None
+
+
+def _with_vendor_rules(rules: Rules) -> Rules:
+    rows = [row for table in rules.vendor_tables for row in every_row(table)]
+    of_kind = {kind: [row for row in rows if row["rule"] == kind] for kind in ("repeated", "together", "lasting")}
+    return replace(
+        rules,
+        relations=(*rules.relations, *map(_relation, of_kind["together"])),
+        escalations=(*rules.escalations, *map(_escalation, of_kind["repeated"])),
+        together=(*rules.together, *map(_together, of_kind["together"])),
+        lasting=(*rules.lasting, *map(_lasting, of_kind["lasting"])),
+    )
+
+
+def _raise(row: Mapping[str, str], name: str) -> dict[str, Any]:
+    sticky = row["bucket"].startswith("Manually")
+    return {"name": name, "of": _codes(row["code"]), "action": row["action"], "sticky": sticky, "severity": "error"}
+
+
+def _escalation(row: Mapping[str, str]) -> Escalation:
+    hours = int(row["window_s"]) // 3600
+    name = f"{row['times']} times in {hours} h: {row['bucket']}"
+    within = Nanoseconds(int(row["window_s"]) * 10**9)
+    return Escalation(**_raise(row, name), times=int(row["times"]), within=within, apart=Nanoseconds(APART_NS))
+
+
+def _together(row: Mapping[str, str]) -> Together:
+    return Together(**_raise(row, f"together with {row['other']}: {row['bucket']}"), other=_codes(row["other"]))
+
+
+def _lasting(row: Mapping[str, str]) -> Lasting:
+    return Lasting(**_raise(row, row["bucket"]), after=Nanoseconds(int(row["window_s"]) * 10**9))
+
+
+def _relation(row: Mapping[str, str]) -> Relation:
+    window = Nanoseconds(int(row["window_s"]) * 10**9)
+    scope: Scope = "node" if ":" in row["other"] else "device"
+    return Relation(
+        name=f"{row['other']} and {row['code']}",
+        cause=_codes(row["other"]),
+        effect=_codes(row["code"]),
+        role="victim",
+        scope=scope,
+        window=window,
+        lead=window,
+    )
+
+
+def _codes(code: str) -> Codes:
+    """Keys of a switch, which the catalogue writes with colons, are told as `[0x08520003,na,L2,na]`."""
+    told = f"[{code.replace(':', ',')}]" if ":" in code else code
+    return Codes(f"ascend.* {code} {told}")
 
 
 def _convert(kind: type, raw: Any) -> Any:
