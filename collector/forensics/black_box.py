@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from ...probes.model import EngineState, Event, Health, Snapshot
-from ...probes.probe import EventSource
+from ...probes.probe import EventSource, Sample
 from ..exporter import Source
 from ..recorder.previous import Previous, last_words
 from ..recorder.recorder import Recorder, pstore_folders
@@ -35,6 +35,7 @@ class BlackBox:
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._boot_id = boot_id
+        self._device_pids: list[int] = []
         self._recorder = self._make_recorder() if settings.recorder.enabled else None
         self._freezer = self._make_freezer() if self._recorder and settings.forensics.enabled else None
 
@@ -106,6 +107,7 @@ class BlackBox:
             self._recorder.snapshot(payload, snapshot.at_ns)
         if self._freezer:
             pids = [pid for one in snapshot.engines for pid in (one.pid, *one.worker_pids) if pid]
+            pids += self._device_pids
             self._freezer.observe(pids[:MAX_PIDS], any(device.simulated for device in snapshot.devices))
 
     def event(self, event: Event, payload: bytes | None) -> None:
@@ -115,9 +117,17 @@ class BlackBox:
         if self._freezer:
             self._freezer.event(event)
 
+    def sample(self, sample: Sample) -> None:
+        """States of engines, what their schedulers did, and who has devices open."""
+        if self._recorder:
+            self._recorder.engines(sample.engines)
+            self._recorder.steps(sample.steps)
+        if sample.device_pids:
+            self._device_pids = [pid for pids in sample.device_pids.values() for pid in pids]
+
     def engines(self, states: Sequence[EngineState]) -> None:
         """States of engines, as they changed."""
-        if self._recorder and states:
+        if self._recorder:
             self._recorder.engines(states)
 
     # In the recorder's or the freezer's thread.

@@ -13,8 +13,8 @@ import msgspec
 import zstandard
 
 from ..recorder.reading import Reading, Record
+from ..recorder.steps import plain_steps
 from .redact import is_clean, redacted
-from .steps import plain_steps
 
 # What people and rules read is kept whole; snapshots are thinned out when there are more than a bundle should hold.
 SNAPSHOT_BYTES = 48 * 2**20

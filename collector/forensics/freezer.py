@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +20,7 @@ from ...probes.model import Event
 from ...probes.probe import EventSource
 from . import shelf
 from .bundle import Trigger, bundle_folders
-from .triggers import Policy, Triggers
+from .triggers import Policy, Triggers, pids_in
 from .writer import COMMAND, Order, Result
 
 POLL_S = 0.5
@@ -28,6 +28,10 @@ MAX_WAITING = 4
 # For the writing itself, beside the wait for the end of the window.
 WRITE_DEADLINE_S = 60.0
 SPARE_BYTES = 8 * 2**20
+# Processes that grave events named shortly before a trigger are involved.
+GRAVE = frozenset({"error", "fatal"})
+NAMED_NS = 10 * 10**9
+MAX_NAMED = 16
 
 log = structlog.get_logger(component="forensics")
 
@@ -80,6 +84,7 @@ class Freezer:
         self._lock = threading.Lock()
         self._pids: tuple[int, ...] = ()
         self._simulated = False
+        self._named: deque[tuple[int, Sequence[int]]] = deque(maxlen=MAX_NAMED)
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="forensics", daemon=True)
@@ -109,12 +114,16 @@ class Freezer:
     def event(self, event: Event) -> None:
         """Looks whether this event is a reason."""
         now_ns = time.monotonic_ns()
+        if event.severity in GRAVE and (pids := pids_in(event.attributes)):
+            self._named.append((now_ns, pids))
         trigger = self._triggers.judge(event, now_ns)
         if trigger is None:
             return
         if event.at_ns < self._window_end_ns:
             self._triggers.refused["same_window"] += 1
         else:
+            near = (pid for at_ns, pids in self._named if now_ns - at_ns < NAMED_NS for pid in pids)
+            trigger = msgspec.structs.replace(trigger, pids=tuple({*trigger.pids, *near}))
             self._want(Wanted(trigger, event.at_ns, event.wall_offset_ns))
 
     def look_back(self, boot_id: str, at_ns: int, wall_offset_ns: int, reason: str) -> None:

@@ -10,6 +10,8 @@ from msgspec import Struct
 from .segment import DamagedError, SegmentReader
 from .store import segment_paths
 
+# What is not recorded as it went to NATS.
+OWN_ENCODING = {"engine": "json", "kmsg": "json", "pstore": "json", "step": "msgpack"}
 EVERYTHING = (-(2**62), 2**62)
 
 
@@ -63,7 +65,7 @@ class Reading:
                 continue
             for at_ns, payload in items:
                 if start_ns <= at_ns <= end_ns:
-                    own = "json" if kind in ("engine", "kmsg", "pstore") else encoding
+                    own = OWN_ENCODING.get(kind, encoding)
                     yield Record(kind, at_ns, wall_offset_ns, self._boot_id, own, payload)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -24,12 +24,16 @@ from ...probes.paths import Paths
 from ...probes.probe import EventSource
 from .previous import Previous, examine, tell
 from .segment import Item, Kind
+from .steps import packed_steps
 from .store import Store
+
+if TYPE_CHECKING:
+    from ...probes.engine.layout import StepBatch
 
 FLUSH_S = 1.0
 QUEUE_BYTES = 8 * 2**20
 # Bulk may fill half of the queue, so that events still find a place while the disk is stuck.
-BULK: frozenset[str] = frozenset({"snapshot", "engine"})
+BULK: frozenset[str] = frozenset({"snapshot", "engine", "step"})
 ITEM_BYTES = 100
 HUNG_AFTER_S = 5.0
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -130,6 +134,13 @@ class Recorder:
         """States of engines, as one record; in JSON whatever the encoding of the rest."""
         if states:
             self._add("engine", states[-1].at_ns, msgspec.json.encode(states))
+
+    def steps(self, batches: Sequence[StepBatch]) -> None:
+        """Steps of engines, each batch as one record in the form of `packed_steps`."""
+        for batch in batches:
+            if len(batch.records):
+                about = {"engine": batch.engine, "instance": batch.instance, "pid": batch.pid, "dp_rank": batch.dp_rank}
+                self._add("step", int(batch.records["end_ns"][-1]), packed_steps(about, batch.records))
 
     def kmsg(self, records: Sequence[Mapping[str, Any]], at_ns: int) -> None:
         """Kernel records that were no events, as one record in JSON; each has the attributes of `kmsg.record`."""

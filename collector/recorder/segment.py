@@ -20,7 +20,7 @@ import msgspec
 import zstandard
 from msgspec import Struct
 
-Kind = Literal["snapshot", "event", "engine", "stall", "kmsg", "pstore"]
+Kind = Literal["snapshot", "event", "engine", "step", "stall", "kmsg", "pstore"]
 Item = tuple[int, bytes]
 
 FORMAT = "1"
