@@ -105,9 +105,8 @@ def _decimal_fraction(text: str, open_ended: bool) -> float | None:
 
 def _text(text: str, kind: str, open_ended: bool) -> str | None:
     if kind == "w":
-        if open_ended:
-            return scan.word(text) or None
-        return text if text and not any(map(str.isspace, text[:_LONGEST_VALUE])) else None
+        taken = scan.word(text[: _LONGEST_VALUE + 1]) if open_ended else text
+        return taken if len(taken) <= _LONGEST_VALUE and taken.split(None, 1) == [taken] else None
     text = text[:_LONGEST_VALUE].strip()
     return text or None
 
