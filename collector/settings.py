@@ -26,7 +26,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("web_config", "path", None, "TLS and basic authentication of that server, in exporter-toolkit format"),
     Option("state_dir", "path", None, "folder for the event spool and the embedded NATS server"),
     Option("spool_limit", "size", "64MiB", "most disk space for events while NATS is away", minimum="1MiB"),
-    Option("simulate", "text", None, "simulated devices of this profile; `eagle-eye simulate list` names them"),
+    Option(
+        "simulate",
+        "text",
+        None,
+        "simulated devices of this profile (`eagle-eye simulate list`), engines (vllm), or both: h100x8+vllm",
+    ),
     Option("payload", "choice", "json", "encoding of NATS messages", choices=("json", "msgpack")),
     Option("log_level", "choice", "info", "least severe log line", choices=("debug", "info", "warning", "error")),
     Option(

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from msgspec import Struct
 
+from .engine.layout import StepBatch
 from .model import Device, DeviceLink, EngineState, Event, Fault, Severity
 from .options import Option
 from .paths import Paths
-
-if TYPE_CHECKING:
-    from .engine.layout import StepBatch
 
 MetricKind = Literal["counter", "gauge", "histogram"]
 

@@ -3,6 +3,7 @@
 list  profiles, faults, and what can be set
 run   makes the devices of a profile for COMMAND, or until Ctrl-C without one
 set   changes a running simulation: DEVICE is a number, all or node
+engine  makes inference engines, until Ctrl-C, that agents find as they find real ones
 
 Everything simulated says so: driver versions end in (simulated).
 """
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,14 +25,16 @@ from typing import Any
 
 from ...native.errors import UsageError
 from ...native.simulator import Simulation, Timeline, describe, parse_changes, profile_names, read_scenario, seconds
+from ...probes.engine.simulator import PROFILES, Scenario, make_fleet
 
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-USAGE = "list | run NAME | set STATE DEVICE KEY=VALUE"
+USAGE = "list | run NAME | set STATE DEVICE KEY=VALUE | engine [NAME]"
 EXAMPLES = """\
   eagle-eye simulate run h100x8 -- python3 my_tool.py
   eagle-eye simulate run h100x8 --scenario heat.yaml -- eagle-eye run
   eagle-eye simulate set /tmp/sim/h100x8.state 3 fault=heat power_watts=650
   eagle-eye simulate set /tmp/sim/h100x8.state all call.power.delay=200ms
+  eagle-eye simulate engine --ranks 4 --requests 20 --stall-every 10s
 """
 
 
@@ -47,11 +51,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     change.add_argument("state", metavar="STATE", type=Path, help="the state file that `run` names")
     change.add_argument("device", metavar="DEVICE", help="number of a device, all, or node")
     change.add_argument("changes", metavar="KEY=VALUE", nargs="+", help="see `eagle-eye simulate list`")
+    engine = actions.add_parser("engine", description="Makes inference engines.", help="make engines")
+    engine.add_argument("name", metavar="NAME", nargs="?", default=PROFILES[0], choices=PROFILES, help="vllm")
+    engine.add_argument("--ranks", metavar="N", type=int, default=1, help="data-parallel ranks (default 1)")
+    engine.add_argument("--requests", metavar="N", type=float, default=4.0, help="per second and rank (default 4)")
+    engine.add_argument("--stall-every", metavar="TIME", default="0", help="a step hangs so often, for 2 s")
     change.add_argument("--over", metavar="TIME", default="0", help="let quantities move there in this time")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    actions = {"list": _list, "run": _run, "set": _set}
+    actions = {"list": _list, "run": _run, "set": _set, "engine": _engine}
     return actions[arguments.action](arguments)
 
 
@@ -67,6 +76,23 @@ def _set(arguments: argparse.Namespace) -> int:
         simulation.set(arguments.device, changes, over_s=seconds(arguments.over, "--over"))
     finally:
         simulation.close()
+    return 0
+
+
+def _engine(arguments: argparse.Namespace) -> int:
+    """Ends with the process that started it, so that none is left behind by an agent that was killed."""
+    stall_s, parent = seconds(arguments.stall_every, "--stall-every"), os.getppid()
+    scenario = Scenario(requests_per_second=arguments.requests, stall_every_s=stall_s)
+    stop = threading.Event()
+    for number in ENDS:
+        signal.signal(number, lambda *_: stop.set())
+    fleet = make_fleet(scenario, arguments.ranks)
+    print(f"simulating {arguments.ranks} x {arguments.name}, until Ctrl-C", file=sys.stderr, flush=True)
+    try:
+        while not stop.is_set() and os.getppid() == parent:
+            fleet.run_until(time.monotonic_ns() + 200_000_000)
+    finally:
+        fleet.close()
     return 0
 
 

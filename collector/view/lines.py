@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from ...probes.model import Event, Snapshot
+from .engines import engine_pairs
 from .figures import Figures, figures_of
 from .sentences import sentence
 from .window import Window
@@ -44,6 +45,7 @@ def snapshot_line(snapshot: Snapshot, figures: Figures) -> str:
     pairs = [
         *_numbers(figures),
         *([f"simulated_devices={simulated}"] if simulated else []),
+        *engine_pairs(snapshot),
         *([f"open_incidents={len(snapshot.incidents)}"] if snapshot.incidents else []),
         *(f"{clean(one.probe)}={one.state}" for one in snapshot.health if one.state not in WELL),
     ]

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ...probes.model import Event, Health
 from .accelerators import accelerators
+from .engines import engines
 from .figures import LEVELS, Figures
 from .lines import timestamp
 from .open_incidents import open_incidents, worst_severity
@@ -39,7 +40,7 @@ def screen(state: State, width: int, height: int) -> Group:
     """`state` as at most `height` lines of at most `width` columns."""
     devices = accelerators(state.snapshot)
     node = [*_node(state.figures, state.waits), *([_row("devices", devices)] if devices else [])]
-    node += _incidents(state)
+    node += [*_engines(state), *_incidents(state)]
     top = [*_header(state), _rule(width), *node, _rule(width)]
     probes = _probes(state.snapshot.health, height - len(top) - EVENT_LINES)
     room = height - len(top) - len(probes) - 1
@@ -68,6 +69,11 @@ def _node(figures: Figures, waits: Sequence[float | None]) -> list[Text]:
         _row("throttled", _throttled(figures), "yellow" if figures.throttled else ""),
         _kernel_log(figures),
     ]
+
+
+def _engines(state: State) -> list[Text]:
+    told = enumerate(engines(state.snapshot))
+    return [_row("" if index else "engines", line, "yellow" if wrong else "") for index, (line, wrong) in told]
 
 
 def _incidents(state: State) -> list[Text]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from ...native.errors import UnavailableError
 from .processes import namespace
 from .vllm import wire
 from .vllm.ring import DIRECTORY, Ring
@@ -282,6 +283,20 @@ class Fleet:
     def close(self) -> None:
         for engine in self.engines:
             engine.close()
+
+
+def make_fleet(scenario: Scenario, ranks: int, directory: str = DIRECTORY) -> Fleet:
+    """One engine of so many ranks. Raises UnavailableError where the shared memory has no room for them."""
+    engines: list[SimulatedEngine] = []
+    group = uuid.uuid4().hex[:8]
+    try:
+        for rank in range(ranks):
+            engines.append(SimulatedEngine(scenario, dp_rank=rank, group=group, directory=directory))
+    except OSError as error:
+        Fleet(engines).close()
+        message = f"{directory} has no room for a simulated engine: {error.strerror}"
+        raise UnavailableError(message, remedy=f"df {directory}") from None
+    return Fleet(engines)
 
 
 def _handshake(scenario: Scenario, instance: str, group: str, dp_rank: int) -> dict[str, Any]:

@@ -58,3 +58,12 @@ def test_commands_refuse_an_unknown_profile(command, capfd, tmp_path):
     code = main([*command.split(), "--simulate", "h100", "--state-dir", str(tmp_path)])
     assert code == 2
     assert "no profile is called 'h100'; did you mean h100x8?" in capfd.readouterr().err
+
+
+def test_an_engine_can_be_simulated_beside_the_devices(tmp_path):
+    with simulated_devices(load((), {"simulate": "h100x8+vllm"}, {})):
+        assert "EAGLE_EYE_SIMULATION" in os.environ
+        children = subprocess.check_output(["ps", "-o", "args=", "--ppid", str(os.getpid())], text=True)
+        assert "eagle_eye simulate engine vllm" in children
+    children = subprocess.check_output(["ps", "-o", "args=", "--ppid", str(os.getpid())], text=True)
+    assert "simulate engine" not in children

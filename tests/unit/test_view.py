@@ -224,9 +224,13 @@ def test_every_kind_that_a_probe_makes_has_a_sentence():
         for name in ("recorder", "forensics", "incidents")
         for path in (probes.parent / "collector" / name).glob("*.py")
     ]
-    names += "|recorder|forensics|incident"
-    paths = [*probes.glob("*.py"), *agent]
-    made = {kind for path in paths for kind in re.findall(rf'"((?:{names})\.[a-z_]+)"', path.read_text())}
+    parts = (names, probes.glob("*.py")), ("recorder|forensics|incident", agent)
+    made = {
+        kind
+        for names, paths in parts
+        for path in paths
+        for kind in re.findall(rf'"((?:{names})\.[a-z_]+)"', path.read_text())
+    }
 
     assert len(made) >= 5
     assert made == set(SENTENCES)
