@@ -12,6 +12,7 @@ _MODULES = (
     "process",
     "pressure",
     "link",
+    "aer",
     "kmsg",
     "tracepoints",
     "devices",
