@@ -152,7 +152,9 @@ class Engines:
         states = [*self._loads.states(now_ns), *(one for page in pages for one in page.states(now_ns, self._period_ns))]
         known = {state.instance: state for state in states}
         news = [state for name, state in known.items() if _differs(state, self._others.get(name))]
-        news += [_gone(state, now_ns) for name, state in self._others.items() if name not in known]
+        news += [
+            _gone(state, now_ns) for name, state in self._others.items() if name not in known and state.kind != "gone"
+        ]
         self._others = known
         return news
 
