@@ -164,13 +164,10 @@ class Engine:
 
     def _related(self, part: Part, told: Told) -> list[Record]:
         """The incidents to which a fault belongs, oldest first; a cleared one when it comes back."""
-        found: dict[str, Record] = {}
+        found = self._roles.related(part, self.book.told_lately(part.first_ns - self._longest_ns))
         owner = self.book.owner(told.key)
         if owner is not None:
             found[owner.id] = owner
-        for record, other in self.book.told_lately(part.first_ns - self._longest_ns):
-            if record.id not in found and self._roles.belong_together(part, other):
-                found[record.id] = record
         if owner is None and (back := self.book.coming_back(told.key, told.wall_ns - self._rules.reopen.within)):
             found[back.id] = back
         return sorted(found.values(), key=lambda one: (one.opened_wall_ns, one.id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from msgspec import Struct
@@ -9,8 +10,10 @@ from msgspec import Struct
 from ...probes.catalogue.lookup import look_up
 from ...probes.decode.family import Decoded
 from .places import Place, Places
-from .record import SEVERITIES, Part, Role
+from .record import SEVERITIES, Part, Record, Role
 from .rules import Relates, Rules, Scope
+
+SAME_NS = 2_000_000_000
 
 
 class _Tie(Struct, frozen=True):
@@ -49,8 +52,21 @@ class Roles:
         self._ties = lru_cache(maxsize=4096)(self._find_ties)
         self._code = lru_cache(maxsize=4096)(self._find_code)
 
-    def belong_together(self, one: Part, other: Part) -> bool:
-        return self._tie(one, other) is not None or self._tie(other, one) is not None
+    def related(self, part: Part, told: Iterable[tuple[Record, Part]]) -> dict[str, Record]:
+        """The incidents, by id, of those `told` that belong together with `part`."""
+        found: dict[str, Record] = {}
+        mine = self._code(part.family, part.code)
+        every, unnamed = self._every, self._unnamed
+        for record, other in told:
+            theirs = self._code(other.family, other.code)
+            may_follow = mine.may_cause(theirs, every if other.named else unnamed)
+            may_precede = theirs.may_cause(mine, every if part.named else unnamed)
+            is_same = mine.name == theirs.name and _goes_on(part, other)
+            if not (may_follow or may_precede or is_same) or record.id in found:
+                continue
+            if is_same or (may_follow and self._tie(part, other)) or (may_precede and self._tie(other, part)):
+                found[record.id] = record
+        return found
 
     def assign(self, parts: list[Part]) -> None:
         """Gives every part its role and puts the one that names the incident first; the order told is no matter."""
@@ -128,6 +144,12 @@ class Roles:
 
 def is_same_device(one: Place, other: Place) -> bool:
     return one.entity == other.entity or (bool(one.address) and one.slot == other.slot)
+
+
+def _goes_on(part: Part, other: Part) -> bool:
+    """Whether a code is told again of the same device, soon enough to be of the same episode in any role."""
+    close = other.first_ns - SAME_NS <= part.first_ns <= other.last_ns + SAME_NS
+    return close and part.place.entity == other.place.entity
 
 
 def _in_time(tie: _Tie, cause: Part, effect: Part) -> bool:
