@@ -102,7 +102,7 @@ class SimulatedEngine:
         if self._flight_ns and now_ns >= self._end_ns:
             self._finish_step(self._end_ns if now_ns - self._end_ns < 50_000_000 else now_ns)
         if not self._flight_ns and (self._unseen or self._waiting or self._running):
-            self._begin_step(time.monotonic_ns())
+            self._begin_step(now_ns)
         if now_ns >= self._tick_ns:
             self._tick(now_ns)
 
