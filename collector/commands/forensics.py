@@ -1,4 +1,4 @@
-"""Evidence frozen around faults: what there is, what happened, as a file, and judged anew.
+"""Evidence frozen around faults: shown, exported, and judged anew.
 
 A bundle is named by its id, a part of it that begins or ends no other, `last`,
 or the path of an exported archive. `show` prints the timeline, times in
@@ -21,8 +21,6 @@ import msgspec
 from ...native.errors import EagleEyeError, UsageError
 from ...probes.options import Option
 from ...probes.paths import Paths
-from ...probes.registry import PROBES
-from ..config import load as load_settings
 from ..flags import parse_option
 from ..forensics import archive, shelf
 from ..forensics.bundle import Bundle, Trigger, bundle_folders, find, load_folder
@@ -31,10 +29,11 @@ from ..forensics.report import shown
 from ..forensics.timeline import Entry, timeline
 from ..forensics.writer import Order, Result, write
 from ..recorder.reading import last_moment
+from ..settings import Settings
 from ..state_lock import StateLock
 from ..view.words import clean, size
-from .agent import DEFAULTS
 
+STATE_DIR = "/var/lib/eagle-eye"
 SPAN = Option("span", "duration", None, "")
 REQUEST_DEADLINE_S = 420.0
 USAGE = "list|show|export|replay|freeze …"
@@ -71,16 +70,23 @@ def _add(commands: Any, name: str, text: str, *, named: bool = True, json: bool 
         parser.add_argument("bundle", metavar="BUNDLE", help="id or part of it, `last`, or the path of an archive")
     if json:
         parser.add_argument("-j", "--json", action="store_true", help="one JSON object per line")
-    parser.add_argument("--state-dir", metavar="PATH", help=f"of the agent (default {DEFAULTS['state_dir']})")
+    parser.add_argument("--state-dir", metavar="PATH", help=f"of the agent (default {STATE_DIR})")
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; also EAGLE_EYE_CONFIG")
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
-    flags = {} if arguments.state_dir is None else {"state_dir": arguments.state_dir}
-    settings = load_settings(PROBES, flags, os.environ, file=arguments.config, defaults=DEFAULTS)
-    assert settings.state_dir is not None
-    return _COMMANDS[arguments.command](arguments, settings.state_dir)
+    state_dir = Path(arguments.state_dir) if arguments.state_dir else _settings(arguments).state_dir
+    assert state_dir is not None
+    return _COMMANDS[arguments.command](arguments, state_dir)
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    # Costs most of a second, which only those pay who do not name the folder.
+    from ...probes.registry import PROBES
+    from ..config import load
+
+    return load(PROBES, {}, os.environ, file=arguments.config, defaults={"state_dir": STATE_DIR})
 
 
 def _load(name: str, state_dir: Path) -> Bundle:
@@ -186,7 +192,7 @@ def _freeze(arguments: argparse.Namespace, state_dir: Path) -> int:
     if not (state_dir / "recorder").is_dir():
         raise UsageError(f"{state_dir} has no black box", remedy="name the agent's folder with --state-dir")
     request = shelf.Request(clean(arguments.reason)[:200], tuple(arguments.pid))
-    raw = _asked(home, request) if _agent_runs(state_dir) else _frozen_here(home, state_dir, request)
+    raw = _asked(home, request) if _agent_runs(state_dir) else _frozen_here(arguments, state_dir, request)
     try:
         result = msgspec.json.decode(raw, type=Result)
     except msgspec.DecodeError:
@@ -218,12 +224,13 @@ def _asked(home: Path, request: shelf.Request) -> bytes:
     return raw
 
 
-def _frozen_here(home: Path, state_dir: Path, request: shelf.Request) -> bytes:
+def _frozen_here(arguments: argparse.Namespace, state_dir: Path, request: shelf.Request) -> bytes:
     """Without an agent: the end of what was recorded."""
+    home = state_dir / "forensics"
     moment = last_moment(state_dir / "recorder")
     if moment is None:
         raise EagleEyeError(f"{state_dir / 'recorder'} holds no recording")
-    settings = load_settings(PROBES, {}, os.environ, defaults=DEFAULTS).forensics
+    settings = _settings(arguments).forensics
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     order = Order(
         id=shelf.new_id(home, request.reason, moment.at_ns + moment.wall_offset_ns),

@@ -1,0 +1,134 @@
+"""The black box of a running agent: a real line in the real kernel log becomes a bundle that people and rules read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import zstandard
+
+COMMAND = [sys.executable, "-m", "eagle_eye"]
+KMSG = Path("/dev/kmsg")
+QUIET = ("--no-sched", "--no-process", "--no-tasks", "--no-link", "--no-pressure", "--no-devices")
+URL = re.compile(r"^metrics_url=(\S+)$", re.MULTILINE)
+SECRET = "hf_" + "s3cr3tS3cr3tS3cr3tS3cr3t"
+# An address that no other test writes about.
+BDF = "00fe:3c:00"
+
+if os.geteuid() != 0:
+    pytest.skip("writing to the kernel log needs root", allow_module_level=True)
+
+
+def cli(state, *words, code=0):
+    done = subprocess.run(
+        [*COMMAND, "forensics", *words, "--state-dir", state], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def wait_for(condition, timeout_s=40.0):
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture
+def agent(tmp_path):
+    """`agent(*words)` starts one on the state folder of the test and waits until it works."""
+    made = []
+
+    def start(*words):
+        output = tmp_path / f"output{len(made)}"
+        command = [*COMMAND, "run", "--plain", *QUIET, "--nats-port", "0", "--listen", "127.0.0.1:0"]
+        command += ["--state-dir", tmp_path / "state", "--forensics-before", "5s", "--forensics-after", "0s", *words]
+        with output.open("wb") as file:
+            made.append(subprocess.Popen(command, stdout=file, stderr=file))
+        wait_for(lambda: URL.search(output.read_text()) or made[-1].poll() is not None)
+        assert made[-1].poll() is None, output.read_text()
+        made[-1].url = URL.search(output.read_text())[1]
+        return made[-1]
+
+    yield start
+    for each in made:
+        if each.poll() is None:
+            each.send_signal(signal.SIGTERM)
+            each.wait(20)
+
+
+def bundles(state):
+    rows = [json.loads(line) for line in cli(state, "list", "-j").splitlines()]
+    return [row for row in rows if BDF in json.dumps(row["trigger"])]
+
+
+def test_an_xid_in_the_kernel_log_becomes_a_bundle(agent, tmp_path):
+    state = tmp_path / "state"
+    running = agent()
+    KMSG.write_text(f"<3>NVRM: Xid (PCI:{BDF}): 79, pid={running.pid}, name=python3, GPU has fallen off the bus.\n")
+    KMSG.write_text(f"<4>eagle-eye-test: {BDF} started with --api-key {SECRET}\n")
+    (bundle,) = wait_for(lambda: bundles(state))
+
+    shown = cli(state, "show", bundle["id"])
+    assert "GPU has fallen off the bus" in shown
+    assert "incident.opened" in shown
+    assert "all" in cli(state, "replay", bundle["id"])
+    archive = tmp_path / "x.tar.zst"
+    cli(state, "export", bundle["id"], "-o", archive)
+    cli(state, "export", bundle["id"], "-o", archive, code=2)
+    assert "judged as then" in cli(state, "replay", str(archive))
+    with zstandard.open(archive, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+        files = {member.name.rpartition("/")[2]: tar.extractfile(member).read() for member in tar}
+    assert BDF.encode() in files["records.jsonl"]
+    assert not [name for name, body in files.items() if SECRET.encode() in body]
+    assert "reboot node" in files["report.md"].decode()
+    (facts, *_), *_ = json.loads(files["processes.json"])
+    assert facts["pid"] == running.pid
+    assert facts["threads_total"] > 3
+    with urllib.request.urlopen(running.url, timeout=5) as answer:
+        page = answer.read().decode()
+    assert re.search(r"^eagle_eye_forensics_bundles [1-9]", page, re.MULTILINE)
+    assert re.search(r'^eagle_eye_recorder_records_total{kind="snapshot"} [1-9]', page, re.MULTILINE)
+    assert "eagle_eye_recorder_dropped_total{" not in page
+
+
+def test_a_person_asks_a_running_agent_and_a_dead_one(agent, tmp_path):
+    state = tmp_path / "state"
+    running = agent()
+    first = cli(state, "freeze", "--reason", "by test", "-p", str(os.getpid())).split()[0]
+    running.kill()
+    running.wait(10)
+    second = cli(state, "freeze", "--reason", "after death").split()[0]
+    again = agent()
+    third = cli(state, "freeze", "--reason", "by test again").split()[0]
+    again.send_signal(signal.SIGTERM)
+    again.wait(20)
+
+    rows = {row["id"]: row for row in listed(state)}
+    assert rows[first]["trigger"]["pids"][0] == os.getpid()
+    assert rows[first]["counts"]["snapshot"] > 0
+    assert rows[second]["counts"]["snapshot"] > 0
+    assert "recorder.previous_run" in cli(state, "show", third)
+
+
+def listed(state):
+    return [json.loads(line) for line in cli(state, "list", "-j").splitlines()]
+
+
+def test_what_is_switched_off_leaves_nothing(agent, tmp_path):
+    running = agent("--no-recorder")
+    running.send_signal(signal.SIGTERM)
+    running.wait(20)
+
+    assert not (tmp_path / "state/recorder").exists()
+    assert not (tmp_path / "state/forensics").exists()
