@@ -15,6 +15,7 @@ from .. import __version__
 from ..native.errors import UnavailableError
 from ..probes.model import Event, Health, Snapshot
 from ..probes.probe import Context, EventSource, Metric, Sample, Series, Spec
+from .engines_now import EnginesNow
 from .exporter import Exporter, Source
 from .forensics.black_box import BlackBox
 from .incidents.incidents import DIRECTORY, Incidents
@@ -76,6 +77,7 @@ class Agent:
         self._schedule: Schedule | None = None
         self.publisher = make_publisher(settings, settings.state_dir)
         self.routing = Routing(settings, self._boot_id, self.publisher, self._engines_read_ns)
+        self._engines = EnginesNow()
         self.incidents = Incidents(
             settings.state_dir / DIRECTORY,
             node=settings.node,
@@ -162,7 +164,8 @@ class Agent:
 
     def _take_sample(self, sample: Sample) -> None:
         self.routing.sample(sample)
-        self.black_box.engines(sample.engines)
+        self._engines.take(sample.engines, time.monotonic_ns())
+        self.black_box.sample(sample)
         self._take_events([*sample.events, *self.incidents.take(sample)])
 
     def _take_events(self, events: Sequence[Event]) -> None:
@@ -172,7 +175,8 @@ class Agent:
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         self._newest_ns = snapshot.at_ns
-        snapshot = replace(snapshot, incidents=self.incidents.open())
+        engines = self._engines.now(snapshot.at_ns)
+        snapshot = replace(snapshot, incidents=self.incidents.open(), engines=engines)
         self.routing.snapshot(snapshot)
         self.black_box.snapshot(snapshot, self.publisher.publish_snapshot(snapshot))
         events, self._recent = tuple(self._recent), []
