@@ -142,9 +142,10 @@ async def test_everything_works_here_and_says_so(running):
     run = await running("--simulate", "h100x8")
     snapshot = await run.snapshot()
 
-    assert {name: one["state"] for name, one in health(snapshot).items()} == dict.fromkeys(
-        ("sched", "tasks", "process", "pressure", "link", "kmsg", "devices", "nats"), "ok"
-    )
+    states = {name: one["state"] for name, one in health(snapshot).items()}
+    assert states.pop("aer") in ("ok", "degraded", "unavailable")  # of a virtual machine only its host knows
+    assert states == dict.fromkeys(states, "ok")
+    assert {"sched", "tasks", "process", "pressure", "link", "kmsg", "devices", "nats"} <= set(states)
     assert snapshot["node"] == "n.1"
     assert all(subject.startswith("eagle_eye.v1.default.n_1.") for _, subject, _ in run.messages)
     assert snapshot["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
