@@ -160,13 +160,19 @@ class NatsConnection:
                 raise LostError
 
     async def ping(self, client: Client) -> None:
-        """A round trip, after which the server has read what nats-py had written before. Raises nats.errors.Error."""
+        """A round trip, after which the server has read what nats-py had written before. Raises nats.errors.Error.
+
+        Waits for as long as anything else comes: the answer may stand behind many messages.
+        """
         started_s = time.monotonic()
         # A timeout of its own would cancel a future that a late answer then trips over, ending nats-py's reading.
         trip = asyncio.ensure_future(client.rtt(timeout=3600))
         self._trips.add(trip)
         try:
-            await asyncio.wait({trip}, timeout=PING_DEADLINE_S)
+            heard = -1
+            while not trip.done() and client.stats["in_bytes"] != heard:
+                heard = client.stats["in_bytes"]
+                await asyncio.wait({trip}, timeout=PING_DEADLINE_S)
         finally:
             self._trips.discard(trip)
             trip.cancel()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Literal
 
+from msgspec import Struct
+
 from ...probes.model import RoutingMessage
 
 Freshness = Literal["fresh", "stale", "unknown", "gone"]
@@ -22,6 +24,7 @@ PROMPT_TOKENS = 512.0
 PROMPT_MEMORY = 0.9
 
 _SPOKEN = ("step", "tick", "idle", "draining")
+_SERVES_NOT = ("draining", "gone")
 
 
 class Received(RoutingMessage, frozen=True, kw_only=True):
@@ -32,6 +35,19 @@ class Received(RoutingMessage, frozen=True, kw_only=True):
     health: str = "unknown"  # type: ignore[assignment]
 
 
+class Digest(Struct, frozen=True):
+    """What a message means for a choice, worked out once. `rate` is in tokens a second, None where none is learned."""
+
+    speaks: bool
+    serves: bool
+    load: Load
+    queued_tokens: float
+    rate: float | None
+    flight_ns: int | None
+    usual_ns: int
+    max_silence_ns: int
+
+
 class Engine:
     """`message` is the newest; `missed` counts messages that were sent and never came.
 
@@ -39,7 +55,8 @@ class Engine:
     """
 
     __slots__ = (
-        "_left_ns", "_own", "_own_tokens", "instance", "message", "missed", "node", "outstanding", "prompt_tokens",
+        "_digest", "_left_ns", "_own", "_own_tokens", "instance", "message", "missed", "node", "outstanding",
+        "prompt_tokens",
     )  # fmt: skip
 
     def __init__(self, message: Received, left_ns: int) -> None:
@@ -49,6 +66,7 @@ class Engine:
         self.missed = 0
         self.outstanding = 0
         self.prompt_tokens = PROMPT_TOKENS
+        self._digest: Digest | None = None
         self._left_ns = left_ns
         self._own: deque[tuple[int, int]] = deque()
         self._own_tokens = 0
@@ -58,6 +76,7 @@ class Engine:
         if message.agent == self.message.agent:
             self.missed += max(0, message.seq - self.message.seq - 1)
         self.message = message
+        self._digest = None
         self._left_ns = left_ns
         if (tokens := count(message.prefill_tokens)) and (requests := count(message.prefill_requests)):
             self.prompt_tokens += (1 - PROMPT_MEMORY) * (tokens / requests - self.prompt_tokens)
@@ -76,8 +95,14 @@ class Engine:
         return is_silent or (message.at_ns + message.age_ns, message.seq) > (mine.at_ns + mine.age_ns, mine.seq)
 
     @property
+    def digest(self) -> Digest:
+        if self._digest is None:
+            self._digest = _digest(self.message, self.prompt_tokens)
+        return self._digest
+
+    @property
     def max_silence_ns(self) -> int:
-        return min(max(self.message.max_silence_ns, LEAST_SILENCE_NS), MOST_SILENCE_NS)
+        return self.digest.max_silence_ns
 
     def silence_ns(self, now_ns: int) -> int:
         """Since the newest message left its sender."""
@@ -90,55 +115,33 @@ class Engine:
     def freshness(self, now_ns: int) -> Freshness:
         """`unknown`: the promise to speak was broken, or the sender itself does not know. `stale`: it speaks, but of
         a state that is older than that promise."""
-        kind = self.message.kind
-        if kind == "gone":
+        if self.message.kind == "gone":
             return "gone"
-        if kind not in _SPOKEN or self.silence_ns(now_ns) > self.max_silence_ns:
+        digest, silence_ns = self.digest, self.silence_ns(now_ns)
+        if not digest.speaks or silence_ns > digest.max_silence_ns:
             return "unknown"
-        return "stale" if self.age_ns(now_ns) > self.max_silence_ns else "fresh"
+        return "stale" if silence_ns + self.message.age_ns > digest.max_silence_ns else "fresh"
 
     def load(self, now_ns: int) -> Load:
         """Unknown, idle and saturated are three different things."""
-        message = self.message
-        if self.freshness(now_ns) in ("unknown", "gone"):
-            return "unknown"
-        running, waiting = count(message.running), self.queue
-        if running is None and waiting is None:
-            return "idle" if message.kind == "idle" else "unknown"
-        most = count(message.max_running)
-        if (most is not None and (running or 0) >= most and waiting) or (message.kv_usage_ratio or 0) >= KV_FULL_RATIO:
-            return "saturated"
-        return "busy" if running or waiting else "idle"
+        digest = self.digest
+        return "unknown" if now_ns - self._left_ns > digest.max_silence_ns else digest.load
 
     @property
     def queue(self) -> int | None:
         """Requests that wait, in the scheduler and before it; None when neither is known."""
-        known = [found for one in (self.message.waiting, self.message.input_queue) if (found := count(one)) is not None]
-        return sum(known) if known else None
+        return _queue(self.message)
 
     def seconds_to_first_token(self, tokens: int, now_ns: int, tokens_per_second: float) -> float:
         """Predicted, for a prompt of so many tokens that is sent now. The rate is used where none is learned yet."""
-        rate = self.message.prefill_tokens_per_second
-        if rate is None or not 0 < rate < MOST_COUNT:
-            rate = tokens_per_second
-        return (self.queued_tokens + self.own_tokens + tokens) / rate + self.step_remainder_s(now_ns)
+        digest = self.digest
+        seconds = (digest.queued_tokens + self.own_tokens + tokens) / (digest.rate or tokens_per_second)
+        return seconds if digest.flight_ns is None else seconds + self._step_remainder_s(digest, now_ns)
 
-    @property
-    def queued_tokens(self) -> float:
-        """Of prompts that wait in the engine; prompts of unknown length count as its usual ones."""
-        message = self.message
-        tokens = count(message.waiting_prefill_tokens)
-        queued = (count(message.waiting) or 0) * self.prompt_tokens if tokens is None else tokens
-        return queued + (count(message.input_queue) or 0) * self.prompt_tokens
-
-    def step_remainder_s(self, now_ns: int) -> float:
+    def _step_remainder_s(self, digest: Digest, now_ns: int) -> float:
         """Of the step that goes on. One that outlasts the last one is expected to take as long again."""
-        flight_ns = count(self.message.in_flight_age_ns)
-        if flight_ns is None:
-            return 0.0
-        flight_ns += self.age_ns(now_ns)
-        usual_ns = count(self.message.step_duration_ns) or 0
-        return (usual_ns - flight_ns if flight_ns < usual_ns else flight_ns) / 1e9
+        flight_ns = (digest.flight_ns or 0) + self.age_ns(now_ns)
+        return (digest.usual_ns - flight_ns if flight_ns < digest.usual_ns else flight_ns) / 1e9
 
     # What the router itself sent
 
@@ -167,3 +170,33 @@ class Engine:
 def count(value: int | None) -> int | None:
     """A number of things, or None for what cannot be one."""
     return value if value is not None and 0 <= value <= MOST_COUNT else None
+
+
+def _queue(message: Received) -> int | None:
+    waiting, before = count(message.waiting), count(message.input_queue)
+    return None if waiting is None and before is None else (waiting or 0) + (before or 0)
+
+
+def _digest(message: Received, prompt_tokens: float) -> Digest:
+    tokens, rate = count(message.waiting_prefill_tokens), message.prefill_tokens_per_second
+    # Prompts of unknown length count as the engine's usual ones.
+    queued = (count(message.waiting) or 0) * prompt_tokens if tokens is None else tokens
+    return Digest(
+        speaks=message.kind in _SPOKEN,
+        serves=message.kind not in _SERVES_NOT,
+        load=_load(message) if message.kind in _SPOKEN else "unknown",
+        queued_tokens=queued + (count(message.input_queue) or 0) * prompt_tokens,
+        rate=rate if rate is not None and 0 < rate < MOST_COUNT else None,
+        flight_ns=count(message.in_flight_age_ns),
+        usual_ns=count(message.step_duration_ns) or 0,
+        max_silence_ns=min(max(message.max_silence_ns, LEAST_SILENCE_NS), MOST_SILENCE_NS),
+    )
+
+
+def _load(message: Received) -> Load:
+    running, waiting, most = count(message.running), _queue(message), count(message.max_running)
+    if running is None and waiting is None:
+        return "idle" if message.kind == "idle" else "unknown"
+    if (most is not None and (running or 0) >= most and waiting) or (message.kv_usage_ratio or 0) >= KV_FULL_RATIO:
+        return "saturated"
+    return "busy" if running or waiting else "idle"

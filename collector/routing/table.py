@@ -27,6 +27,7 @@ SILENT_KEPT_NS = 900_000_000_000
 CANDIDATES = 64
 TIE_S = 0.005
 TOKENS_PER_SECOND = 4000.0
+RATE_KEPT_NS = 1_000_000_000
 DEGRADED_FACTOR, DEGRADED_S = 2.0, 0.05
 STALE_FACTOR = 1.5
 
@@ -71,6 +72,8 @@ class RoutingTable:
         self._json = msgspec.json.Decoder(Received)
         self._msgpack = msgspec.msgpack.Decoder(Received)
         self._swept_ns = 0
+        self._rate = TOKENS_PER_SECOND
+        self._rate_ns = -RATE_KEPT_NS
 
     def __len__(self) -> int:
         return len(self._engines)
@@ -186,23 +189,34 @@ class RoutingTable:
         return self._ranked(engines, tokens, model, role, now_ns)[:n]
 
     def _ranked(self, engines: list[Engine], tokens: int, model: str, role: str, now_ns: int) -> list[Choice]:
-        able = [engine for engine in engines if _can_serve(engine, model, role)]
+        able = [engine for engine in engines if engine.digest.serves]
+        if model or role != "both":
+            able = [engine for engine in able if _is_wanted(engine, model, role)]
         fit = [engine for engine in able if engine.message.health != "avoid"] or able
-        rate = self._usual_rate(fit)
         ranked = []
         for engine in fit:
             load = engine.load(now_ns)
-            seconds = None if load == "unknown" else _seconds(engine, tokens, now_ns, rate)
-            tie = round((seconds or 0.0) / TIE_S)
-            ranked.append(((_TIER[load], tie, engine.outstanding, self._random.random()), engine, load, seconds))
-        ranked.sort(key=lambda one: one[0])
+            seconds = None if load == "unknown" else self._seconds(engine, tokens, now_ns)
+            rank = (_TIER[load], int((seconds or 0.0) / TIE_S), engine.outstanding, self._random.random())
+            ranked.append((rank, engine, load, seconds))
+        ranked.sort(key=_first)
         return [Choice(engine, load, seconds) for _, engine, load, seconds in ranked]
 
-    def _usual_rate(self, engines: list[Engine]) -> float:
+    def _seconds(self, engine: Engine, tokens: int, now_ns: int) -> float:
+        seconds = engine.seconds_to_first_token(tokens, now_ns, self._usual_rate(now_ns))
+        if engine.age_ns(now_ns) > engine.max_silence_ns:
+            seconds *= STALE_FACTOR
+        if engine.message.health == "degraded":
+            seconds = seconds * DEGRADED_FACTOR + DEGRADED_S
+        return seconds
+
+    def _usual_rate(self, now_ns: int) -> float:
         """Of the engines whose rate is known, for those where it is not yet."""
-        rates = [engine.message.prefill_tokens_per_second for engine in engines]
-        known = [rate for rate in rates if rate is not None and rate > 0]
-        return median(known) if known else TOKENS_PER_SECOND
+        if now_ns - self._rate_ns > RATE_KEPT_NS:
+            self._rate_ns = now_ns
+            known = [rate for engine in self._engines.values() if (rate := engine.digest.rate)]
+            self._rate = median(known) if known else TOKENS_PER_SECOND
+        return self._rate
 
     # What the router itself sent
 
@@ -215,22 +229,13 @@ class RoutingTable:
         engine.done()
 
 
-def _can_serve(engine: Engine, model: str, role: str) -> bool:
+def _is_wanted(engine: Engine, model: str, role: str) -> bool:
     message = engine.message
-    return (
-        message.kind not in ("gone", "draining")
-        and (not model or message.model == model)
-        and (role == "both" or message.role in (role, "both"))
-    )
+    return (not model or message.model == model) and (role == "both" or message.role in (role, "both"))
 
 
-def _seconds(engine: Engine, tokens: int, now_ns: int, rate: float) -> float:
-    seconds = engine.seconds_to_first_token(tokens, now_ns, rate)
-    if engine.freshness(now_ns) == "stale":
-        seconds *= STALE_FACTOR
-    if engine.message.health == "degraded":
-        seconds = seconds * DEGRADED_FACTOR + DEGRADED_S
-    return seconds
+def _first(ranked: tuple[tuple[int, int, int, float], Engine, Load, float | None]) -> tuple[int, int, int, float]:
+    return ranked[0]
 
 
 def _is_sane(message: Received) -> bool:

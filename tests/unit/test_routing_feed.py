@@ -24,7 +24,7 @@ class Clock:
 
 
 def state(clock, instance="e1", **fields):
-    defaults = {"engine": "vllm", "at_ns": clock.now_ns, "kind": "step", "source": "plugin", "waiting": 0}
+    defaults = {"engine": "vllm", "at_ns": clock.now_ns, "kind": "step", "source": "shm", "waiting": 0}
     return EngineState(instance=instance, **(defaults | fields))
 
 
@@ -108,7 +108,18 @@ def test_steps_that_the_reader_of_the_ring_skipped_count_as_coalesced(make, cloc
     check_books(feed)
 
 
+def test_what_the_probe_has_paced_is_not_held_for_as_long_again(make, clock):
+    feed = make()
+    feed.take([state(clock, source="plugin", waiting=1)])
+    due(feed, clock)
+    clock.now_ns += 5 * MS
+    feed.take([state(clock, source="plugin", waiting=2)])
+
+    assert len(due(feed, clock)) == 1
+
+
 EDGES = {
+    "end of a long step": ({"kind": "tick"}, {"kind": "step"}),
     "queue": ({"waiting": 0}, {"waiting": 1}),
     "input queue": ({"input_queue": 0}, {"input_queue": 9}),
     "kv": ({"kv_usage_ratio": 0.89}, {"kv_usage_ratio": 0.9}),
