@@ -340,3 +340,20 @@ for path in folder.glob("*.py"):
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code, folder], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_the_killed_are_said_to_be_gone_to_those_that_still_read(tmp_path):
+    killed(tmp_path, "dead2")
+    memory = mapped(next(tmp_path.glob("*.ring")))
+    assert header(memory)["state"] == wire.STATE_RUNNING
+
+    sweep(str(tmp_path))
+    assert header(memory)["state"] == wire.STATE_GONE
+    assert header(memory)["urgent"] == 1
+
+
+def test_a_file_of_another_content_is_removed_unread(tmp_path):
+    (tmp_path / f"{wire.NAME_PREFIX}ab.ring").write_bytes(b"short")
+    (tmp_path / f"{wire.NAME_PREFIX}ac.ring").write_bytes(wire.MAGIC)
+
+    assert sweep(str(tmp_path)) == 2

@@ -17,7 +17,7 @@ import weakref
 from functools import partial
 from typing import Any
 
-from .identity import dp_rank_of, model_of, role_of, version
+from .identity import dp_rank_of, group_of, model_of, role_of, version
 from .nats import Line
 from .switch import Errors, log
 
@@ -225,7 +225,7 @@ def identity_of(config: Any, engine_index: int) -> dict[str, Any]:
         "boot_id": _boot_id(),
         "agent": f"eagle-eye-vllm-{os.getpid()}",
         # The same in all front ends of an engine, another one after each of its starts.
-        "instance": f"{getattr(config, 'instance_id', '') or os.getpid()}-{rank}",
+        "instance": f"{group_of(config) or os.getpid()}-{rank}",
         "engine": "vllm",
         "version": version(),
         "model": model_of(config),

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import __version__, wire
 
+_GROUP = "EAGLE_EYE_GROUP"
 _LONGEST = 256
 _MOST_WORKERS = 64
 
@@ -46,7 +47,7 @@ def _handshake(config: Any, instance: str) -> dict[str, Any]:
         "version": version()[:_LONGEST],
         "plugin": __version__,
         "instance": instance,
-        "group": str(getattr(config, "instance_id", ""))[:_LONGEST],
+        "group": group_of(config)[:_LONGEST],
         "model": model_of(config),
         "pid": os.getpid(),
         "pid_namespace": _namespace(),
@@ -55,6 +56,19 @@ def _handshake(config: Any, instance: str) -> dict[str, Any]:
         "heartbeat_ns": wire.HEARTBEAT_NS,
         "simulated": False,
     }
+
+
+def mark_group() -> None:
+    """In the first process of a server, for all those that it starts."""
+    os.environ.setdefault(_GROUP, uuid.uuid4().hex[:16])
+
+
+def group_of(config: Any) -> str:
+    """The same in all processes of one server."""
+    # vLLM's own mark is better while it lasts: each of several API servers makes one of its own.
+    several = getattr(config.parallel_config, "_api_process_count", 1) > 1
+    own = "" if several else str(getattr(config, "instance_id", ""))
+    return own or os.environ.get(_GROUP, "")
 
 
 def version() -> str:

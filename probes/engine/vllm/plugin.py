@@ -10,8 +10,10 @@ def register() -> None:
     if disabled():
         return
     try:
+        from .identity import mark_group
         from .scheduler import install
 
+        mark_group()
         install()
     except Exception as error:
         log.warning("Eagle Eye does not watch this vLLM: %r", error)

@@ -160,7 +160,7 @@ def _create(path: str, handshake: dict[str, Any]) -> tuple[mmap.mmap, int]:
 
 
 def sweep(directory: str = DIRECTORY) -> int:
-    """Removes the files that dead engines of this user left; returns how many."""
+    """Removes the files that dead engines of this user left, and says so in them; returns how many."""
     return sum(_remove_dead(path) for path in _candidates(directory))
 
 
@@ -182,17 +182,26 @@ def _is_old_enough(entry: os.DirEntry[str]) -> bool:
 
 def _remove_dead(path: str) -> bool:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _say_gone(fd)
         os.unlink(path)
     except OSError:
         return False
     finally:
         os.close(fd)
     return True
+
+
+def _say_gone(fd: int) -> None:
+    """In the place of a writer that was killed; to readers that have the file open."""
+    if os.pread(fd, len(wire.MAGIC), 0) == wire.MAGIC and os.fstat(fd).st_size >= wire.FILE_BYTES:
+        urgent = struct.unpack("<Q", os.pread(fd, _WORD, _URGENT * _WORD))[0]
+        os.pwrite(fd, struct.pack("<Q", wire.STATE_GONE), _STATE * _WORD)
+        os.pwrite(fd, struct.pack("<Q", (urgent + 1) % 2**64), _URGENT * _WORD)
 
 
 def _after_fork() -> None:

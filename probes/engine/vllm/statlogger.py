@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
 import time
 from typing import Any
@@ -79,16 +81,21 @@ _lock = threading.Lock()
 
 def ring_of(config: Any) -> Ring:
     """The one ring of this process. Raises OSError."""
-    import os
-
     with _lock:
         found = _rings.get(os.getpid())
         if found is None or not found.open:
             sweep()
             found = _rings[os.getpid()] = Ring(frontend_handshake(config))
             threading.Thread(target=_beat, args=(found,), name="eagle-eye-heartbeat", daemon=True).start()
+            atexit.register(_leave, found)
             log.info("Eagle Eye tells request latencies through %s", found.path)
         return found
+
+
+def _leave(ring: Ring) -> None:
+    ring.close()
+    # vLLM kills its engines when their front end ends.
+    sweep()
 
 
 def _beat(ring: Ring) -> None:
