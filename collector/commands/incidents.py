@@ -1,11 +1,7 @@
 """The incidents of this node: faults of one cause, with the action they ask for.
 
-list           open incidents (--all: also those that were cleared lately)
-show ID        one of them with everything that was told
-clear ID       the operator says that it is over; a running agent heeds it
-               within a second, else the next one does
-
-ID may be shortened as long as it is the only one that begins so.
+A running agent heeds `clear` within a second, else the next one does. An ID
+may be shortened as long as only one begins so.
 """
 
 from __future__ import annotations
@@ -19,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -29,7 +26,7 @@ from ..incidents.incidents import DIRECTORY
 from ..view.lines import timestamp
 from ..view.words import clean, span
 
-DEFAULT_STATE_DIR = "/var/lib/eagle-eye"
+STATE_DIR = "/var/lib/eagle-eye"
 ANSWER_S = 5.0
 USAGE = "[list | show ID | clear ID] [OPTIONS]"
 EXAMPLES = """\
@@ -41,25 +38,40 @@ EXAMPLES = """\
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", nargs="?", choices=("list", "show", "clear"), default="list", help="default list")
-    parser.add_argument("id", nargs="?", metavar="ID", help="of an incident, or how it begins")
-    parser.add_argument("-j", "--json", action="store_true", help="one JSON object per line")
-    parser.add_argument("--all", action="store_true", help="also those that were cleared lately")
-    parser.add_argument("--reason", metavar="TEXT", help="why it is over; kept with the incident")
+    _add_common(parser, json=False, all=False, state_dir=Path(os.environ.get("EAGLE_EYE_STATE_DIR") or STATE_DIR))
+    actions = parser.add_subparsers(metavar="ACTION", dest="action", prog=parser.prog)
+    listing = actions.add_parser("list", description="Open incidents.", help="open incidents; also without a word")
+    show = actions.add_parser(
+        "show", description="An incident with its evidence.", help="one with everything that was told"
+    )
+    clear = actions.add_parser("clear", description="Ends an incident.", help="the operator says that it is over")
+    for action in (show, clear):
+        action.add_argument("id", metavar="ID", help="of an incident, or how it begins")
+    clear.add_argument("--reason", metavar="TEXT", required=True, help="why it is over; kept with the incident")
+    for action in (listing, show, clear):
+        _add_common(action, **dict.fromkeys(("json", "all", "state_dir"), argparse.SUPPRESS))
+
+
+def _add_common(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """What may stand before the action and after it."""
+    parser.add_argument(
+        "-j", "--json", action="store_true", default=defaults["json"], help="one JSON object per incident and line"
+    )
+    parser.add_argument(
+        "--all", action="store_true", default=defaults["all"], help="also those that were cleared lately"
+    )
     parser.add_argument(
         "--state-dir",
         metavar="DIR",
         type=Path,
-        default=Path(os.environ.get("EAGLE_EYE_STATE_DIR") or DEFAULT_STATE_DIR),
-        help=f"the agent's state folder; also EAGLE_EYE_STATE_DIR (default {DEFAULT_STATE_DIR})",
+        default=defaults["state_dir"],
+        help=f"the agent's state folder; also EAGLE_EYE_STATE_DIR (default {STATE_DIR})",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if (arguments.action == "list") != (arguments.id is None):
-        raise UsageError(f"{arguments.action} takes {'no' if arguments.action == 'list' else 'an'} incident")
     actions = {"list": _list, "show": _show, "clear": _clear}
-    return actions[arguments.action](arguments, arguments.state_dir / DIRECTORY)
+    return actions[arguments.action or "list"](arguments, arguments.state_dir / DIRECTORY)
 
 
 def _list(arguments: argparse.Namespace, directory: Path) -> int:
@@ -83,9 +95,9 @@ def _show(arguments: argparse.Namespace, directory: Path) -> int:
 
 
 def _clear(arguments: argparse.Namespace, directory: Path) -> int:
-    reason = clean(arguments.reason or "").strip()
+    reason = clean(arguments.reason).strip()
     if not reason:
-        raise UsageError("clear needs a reason, which stays with the incident", remedy='add --reason "GPU replaced"')
+        raise UsageError("the reason is empty; it stays with the incident", remedy='--reason "GPU replaced"')
     found = _find(read(directory), arguments.id)
     if found.state == "cleared":
         raise EagleEyeError(f"incident {found.id} is cleared already: {clean(found.cleared_by)}")
@@ -164,7 +176,7 @@ def _write_json(incidents: Sequence[Incident]) -> None:
 
 def _table(incidents: Sequence[Incident], asked: set[str]) -> Iterator[str]:
     if not incidents:
-        yield "no open incidents"
+        yield "no incidents are open"
         return
     yield f"{'ID':<11} {'STATE':<8} {'SEVERITY':<8} {'ACTION':<19} {'OPEN FOR':<9} {'TIMES':>6}  CAUSE"
     for one in incidents:
@@ -188,7 +200,7 @@ def _details(one: Incident) -> Iterator[str]:
     yield f"{one.id}  {one.state}, {one.severity}, action: {one.action}"
     rows = {
         "cause": _cause(one),
-        "device": one.device if one.device not in one.entity else "",
+        "device": "" if one.device in one.entity else one.device,
         "means": one.meaning,
         "check": one.check,
         "opened": timestamp(one.opened_wall_ns),
