@@ -6,14 +6,18 @@ from typing import Any
 
 from . import scan
 from .family import Decoded, Family
+from .shape import by_shapes
 
 _LEVELS = frozenset({"ERROR", "WARN", "WARNING", "INFO", "NOTICE", "EVENT", "DEBUG"})
 _EVENT_ID_MARKS = ("event_id", "event id", "eventid")
 _EXCEPTION_MARKS = ("exception_id=", "mntn_system_error: ", "exception code ")
 _BLACK_BOX_BITS = 0x3000_0000
 _LONGEST_TEXT = 300
-_NUMBERS = {"dev_id": "device_index", "devid": "device_index", "device": "device_index", "ret": "result",
-            "hostpid": "host_pid", "host_pid": "host_pid", "start": "started_at", "end": "ended_at"}  # fmt: skip
+_by_shape = by_shapes("ascend.host_kernel")
+_NUMBERS = {
+    **dict.fromkeys(("dev_id", "devid", "device", "device_id", "udevid"), "device_index"),
+    "ret": "result", "hostpid": "host_pid", "host_pid": "host_pid", "start": "started_at", "end": "ended_at",
+}  # fmt: skip
 
 
 def _parts(text: str) -> tuple[dict[str, Any], str] | None:
@@ -93,39 +97,27 @@ def is_exception(code: str) -> bool:
     return bool(int(code, 16) & _BLACK_BOX_BITS)
 
 
-# (words, code): host faults that carry no id of their own.
-_WORDED = (
-    ("Host page fault send message fail", "svm_page_fault"),
-    ("heartbeat lost", "0x40F84E00"),
-    ("heart beat lost", "0x40F84E00"),
-    ("lost heartbeat", "0x40F84E00"),
-    ("devdrv_manager_send_msg unsuccessful", "device_unreachable"),
-    ("the hardware cq head is", "pcie_dma_error"),
-    ("dma error", "pcie_dma_error"),
-)
-
-
-def _worded_code(said: str, fields: dict[str, Any]) -> str:
-    code = next((code for words, code in _WORDED if words in said), "")
-    # -19 is ENODEV: the device does not answer any more.
-    if code == "device_unreachable" and fields.get("result") != -19:
-        return ""
-    return code
-
-
 def parse_host(text: str) -> Decoded | None:
-    parts = _parts(text) if text.startswith("[ascend]") else None
+    return decode_module_line(text, "ascend.host_kernel") if text.startswith("[ascend]") else None
+
+
+def decode_module_line(text: str, family: str) -> Decoded | None:
+    """A line of a kernel module, on the host or, forwarded, of the device's own kernel."""
+    parts = _parts(text)
     if parts is None:
         return None
     fields, said = parts
+    code = event_code(said)
+    worded = None if code else _by_shape(said)
     fields.update(_values(said))
+    fields.update(worded.fields if worded else {})
     fields["text"] = said[:_LONGEST_TEXT].strip()
-    code = event_code(said) or _worded_code(said, fields)
-    if code.startswith("0x") and is_exception(code):
+    if code and is_exception(code):
         fields["exception"] = True
-    if "function" in fields and fields.get("level") == "info":
+    if fields.get("level") == "info":
         fields.update(_enumeration(said))
-    return Decoded("ascend.host_kernel", code, "", fields)
+    device = scan.pci_address(scan.after(said, "bdf="))
+    return Decoded(family, worded.code if worded else code, device, fields, bool(worded and worded.recovery))
 
 
 def _enumeration(said: str) -> dict[str, object]:

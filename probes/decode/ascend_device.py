@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import scan
-from .ascend import event_code, is_exception
+from .ascend import decode_module_line, event_code, is_exception
 from .family import Decoded, Family
 
 _NAME = "ascend.device_log"
@@ -26,6 +26,12 @@ def _black_box(text: str) -> dict[str, object]:
         "reason": scan.between(text, "ExceptionReason [", "]")[:64],
         "time_stamp": scan.between(text, "TimeStamp [", "]")[:32],
     }
+
+
+def _forwarded(text: str) -> Decoded | None:
+    """`[ERROR] KERNEL(5044,sklogd):2024-… [klogd.c:247][257382.2] [ascend] [ERROR] …`, of the device's kernel."""
+    logger, mark, rest = text.partition("[ascend]")
+    return decode_module_line(mark + rest, _NAME) if mark and " KERNEL(" in logger[:32] else None
 
 
 def _switch(text: str) -> Decoded | None:
@@ -62,12 +68,12 @@ def _unit(text: str) -> str:
 
 
 def parse(text: str) -> Decoded | None:
-    return _runtime(text) or _event(text) or _switch(text)
+    return _forwarded(text) or _runtime(text) or _event(text) or _switch(text)
 
 
 FAMILY = Family(
     _NAME,
-    ("event_id", "event id", "eventid", "event_ID", "EventID", "EventId", "exception code [", "exception_id=", "[0x0",
-     "9999:", *(f"{start}00" for start in _RUNTIME)),
+    ("] KERNEL(", "event_id", "event id", "eventid", "event_ID", "EventID", "EventId", "exception code [",
+     "exception_id=", "[0x0", "9999:", *(f"{start}00" for start in _RUNTIME)),
     parse,
 )  # fmt: skip

@@ -17,7 +17,8 @@ _by_shape = by_shapes(_NAME)
 
 def _with_task(text: str) -> Decoded | None:
     """By shape, with `task` and `owner` (`cuda-EvtHandlr:2255424`; a name may hold colons) as process and pid."""
-    found = _by_shape(text)
+    # A panic is its own fault, whatever made it.
+    found = None if text.startswith("Kernel panic") else _by_shape(text)
     if found is None:
         return None
     fields = dict(found.fields)

@@ -116,7 +116,7 @@ def _limit(text: str) -> Decoded | None:
 
 
 def _nobody(text: str) -> Decoded | None:
-    if "Out of memory and no killable processes" in text or text.startswith("System is deadlocked on memory"):
+    if text.startswith("Out of memory and no killable processes") or text.startswith("System is deadlocked on memory"):
         return Decoded(_NAME, "oom_no_victim")
     return None
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,7 @@ def read_shapes(path: Path = _TABLE) -> tuple[Shape, ...]:
 SHAPES = read_shapes()
 
 
+@cache
 def shapes_of(*families: str) -> tuple[Shape, ...]:
     """The shapes of these families; a name that ends in a dot stands for all that start with it."""
     return tuple(

@@ -31,6 +31,8 @@ def prefix_of(one: Shape) -> str:
         return "bond0: "
     if one.family.startswith("nic."):
         return f"{'mlx5_core' if driver == 'mlx5' else driver} {DEVICE}: "
+    if one.family == "ascend.host_kernel":
+        return "[ascend] [ERROR] [devdrv] [some_function 7] "
     if one.family == "other_vendor" and not one.code.startswith("neuron"):
         return f"{one.code.partition('_')[0].replace('intel', 'i915') or 'amdgpu'} {DEVICE}: "
     return ""
@@ -123,5 +125,6 @@ def test_the_table_has_each_shape_once():
         "nic",
         "sched",
         "kernel",
+        "ascend",
         "other_vendor",
     }
