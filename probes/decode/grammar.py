@@ -81,16 +81,14 @@ class Decoder:
 
     def take(self, record: Record, mask: int | None = None, now_ns: int = 0) -> list[Found]:
         """The next record that has a trigger; `mask` is what `sift` said of it, None where nobody asked."""
-        given = self._waiting.leave(record.line, now_ns) if self._waiting else []
-        if record.program:
-            return given
-        mask = sift().text(record.text.encode("utf-8", "replace")) if mask is None else mask
-        if mask & _NOTICE_MASK and (notice := read_notice(record.text)):
-            return given + self._take_notice(notice, record, now_ns)
-        parsed = _parse(record.text, mask)
-        if parsed:
-            given += self._add(*parsed, record, now_ns)
-        return given
+        if not record.program:
+            mask = sift().text(record.text.encode("utf-8", "replace")) if mask is None else mask
+            if mask & _NOTICE_MASK and (notice := read_notice(record.text)):
+                return self._take_notice(notice, record, now_ns)
+            parsed = _parse(record.text, mask)
+            if parsed:
+                return self._add(*parsed, record, now_ns)
+        return self._waiting.leave(record.line, now_ns)
 
     def flush(self, now_ns: int | None = None) -> list[Found]:
         """What has waited long enough at `now_ns`; all of it without one."""

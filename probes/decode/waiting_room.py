@@ -37,6 +37,12 @@ class _Held:
         self.since_ns = now_ns
         self.open = found.decoded.incomplete
 
+    def may_be_joined(self, record: Record, now_ns: int) -> bool:
+        """Soon enough. Of a record with several lines only the first may have a time."""
+        then_ns = self.found.record.at_ns
+        soon = record.at_ns < 0 or (then_ns >= 0 and abs(record.at_ns - then_ns) <= _JOIN_NS)
+        return soon and not self.expired(record.line, now_ns)
+
     def expired(self, line: int, now_ns: int) -> bool:
         return line - self.found.lines[-1] > HOLD_RECORDS or now_ns - self.since_ns >= HOLD_NS
 
@@ -68,10 +74,8 @@ class WaitingRoom:
         if family.join is None:
             return None
         for held in reversed(self._open.get(family.name, ())):
-            if not held.open or held.expired(record.line, now_ns) or not _close_in_time(held.found.record, record):
-                continue
-            joined = family.join(held.found.decoded, later)
-            if joined is not None:
+            joined = family.join(held.found.decoded, later) if held.open else None
+            if joined is not None and held.may_be_joined(record, now_ns):
                 held.found = structs.replace(held.found, decoded=joined, lines=(*held.found.lines, record.line))
                 held.open = joined.incomplete and len(held.found.lines) < _MAX_LINES
                 return held.found
@@ -97,10 +101,3 @@ class WaitingRoom:
         held = self._held.popleft()
         held.open = False
         return held.leave()
-
-
-def _close_in_time(earlier: Record, later: Record) -> bool:
-    """Of a record with several lines only the first may have a time."""
-    if later.at_ns < 0:
-        return True
-    return earlier.at_ns >= 0 and abs(later.at_ns - earlier.at_ns) <= _JOIN_NS
