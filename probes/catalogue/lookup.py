@@ -38,6 +38,8 @@ def look_up(decoded: Decoded, driver: str = "") -> Entry | None:
         return nvidia.of_xid(entry, code, decoded.fields, driver)
     if family == "nvidia.sxid":
         return nvidia.of_sxid(entry, decoded.fields)
+    if family == "cpu.memory.mce_edac":
+        return _of_class(entry, str(decoded.fields.get("mca_class", ""))[:_SHORT])
     return _as_severe_as_told(entry, decoded) if family == "pcie.aer" else entry
 
 
@@ -63,6 +65,16 @@ def _unknown(family: str, code: str) -> Entry:
     entry = from_row((tables.rows("unknown", family) or tables.rows("unknown", "any"))[0])
     told = f"{family} {code!r} is not in the catalogue. {entry.meaning}"
     return structs.replace(entry, meaning=told, known=False)
+
+
+def _of_class(entry: Entry, name: str) -> Entry:
+    """A machine check says by its class which part of the processor it comes from."""
+    found = tables.rows("mce", name)
+    if not found:
+        return entry
+    row = found[0]
+    meaning, check = f"{entry.meaning} {row['meaning']}", f"{row['check']} {entry.check}"
+    return structs.replace(entry, meaning=meaning, check=check, subcode=name)
 
 
 def _as_severe_as_told(entry: Entry, decoded: Decoded) -> Entry:

@@ -22,7 +22,8 @@ def of_xid(entry: Entry, code: str, fields: Mapping[str, Any], driver: str) -> E
     wanted = "drain" if wanted == "none" and fields.get("drain_reset_needed") is True else wanted
     if fields.get("remap") in ("no_spare_row", "failed"):
         wanted = "reset_device"
-    return structs.replace(entry, action=worst_action((entry.action, wanted)))
+    action = worst_action((entry.action, wanted))
+    return entry if action == entry.action else structs.replace(entry, action=action)
 
 
 def of_sxid(entry: Entry, fields: Mapping[str, Any]) -> Entry:

@@ -35,7 +35,19 @@ def test_what_only_informs_is_no_fault(decoded):
     assert make_fault(decoded, at_ns=1, source="kmsg") is None
 
 
-NAMES = ["severity", "intrinfo", "error_status", "unit", "sub_unit", "to_action", "remap", "gravity", "reset_needed"]
+NAMES = [
+    "severity",
+    "intrinfo",
+    "error_status",
+    "unit",
+    "sub_unit",
+    "to_action",
+    "remap",
+    "gravity",
+    "reset_needed",
+    "mca_class",
+    "device_index",
+]
 CODES = ["79", "144", "149", "154", "20034", "0x80E01801", "[0x08520003,na,L2,na]", "EZ9999", "SDES", "\n79", "79,"]
 VALUES = st.integers() | st.text() | st.none() | st.lists(st.text()) | st.floats() | st.booleans()
 ANY = {

@@ -14,6 +14,7 @@ from eagle_eye.probes.ascend_events import decode
 from eagle_eye.probes.catalogue import nvlink5, tables, versions
 from eagle_eye.probes.catalogue.lookup import look_up
 from eagle_eye.probes.catalogue.scale import ACTIONS, SEVERITIES
+from eagle_eye.probes.decode import mca
 from eagle_eye.probes.decode.aer_bits import BITS
 from eagle_eye.probes.decode.family import Decoded
 
@@ -66,6 +67,14 @@ def test_every_bit_of_aer_has_a_meaning():
     assert set(BITS) <= set(keyed("aer"))
 
 
+def test_every_class_of_machine_checks_has_a_meaning():
+    known = set(keyed("mce"))
+    assert {mca.error_class(code) for code in range(0x10000)} == known
+    entry = look_up(Decoded("cpu.memory.mce_edac", "mce_corrected", fields={"mca_class": "memory_controller"}))
+    assert (entry.subcode, entry.known) == ("memory_controller", True)
+    assert "module" in entry.meaning
+
+
 @pytest.mark.parametrize("table", sorted(path.stem for path in FOLDER.glob("*.csv") if "decode" not in path.stem))
 def test_rows_are_whole_and_name_their_source(table):
     for row in rows(table):
@@ -94,6 +103,20 @@ def test_rows_of_one_key_follow_each_other():
     for table in WITH_TEXT:
         order = [key for key, _ in itertools.groupby(tables.keys(table))]
         assert len(order) == len(set(order))
+
+
+@pytest.mark.parametrize("table", sorted(path.stem for path in FOLDER.glob("*.csv")))
+def test_each_line_is_a_row_that_is_found_by_its_key(table):
+    lines = (FOLDER / f"{table}.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows(table)) == len(lines) - 1
+    if table in (*WITH_TEXT, "xid_nvlink5", "ascend_levels"):
+        for key, group in itertools.groupby(tables.keys(table)):
+            assert len(tables.rows(table, key)) == len(list(group)), key
+
+
+@pytest.mark.parametrize("key", ["", "79,", "\n79", "7", "9", "79 ", "*", "a" * 1000, "\0", "é"])
+def test_what_is_no_key_finds_nothing(key):
+    assert not [row for row in tables.rows("xid", key) if row["code"] != key]
 
 
 def test_versions_of_one_code_are_in_order():
@@ -176,7 +199,7 @@ def test_the_words_are_our_own():
     for path in SHARED.glob("*.csv"):
         for row in csv.DictReader(path.open(encoding="utf-8")):
             theirs |= {run for text in row.values() for run in runs(text or "")}
-    for table in (*WITH_TEXT, "xid_nvlink5", "ascend_levels"):
+    for table in (*WITH_TEXT, "xid_nvlink5", "ascend_levels", "mce"):
         for row in rows(table):
             for column in ("meaning", "cause", "check"):
                 copied = theirs & set(runs(row.get(column, "")))
