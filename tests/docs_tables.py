@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import pkgutil
 import sys
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from eagle_eye import collector
+from eagle_eye.collector.commands.schema import schema_of
 from eagle_eye.collector.settings import settings_of
 from eagle_eye.probes.needs import NEEDS
 from eagle_eye.probes.options import Option
@@ -62,6 +65,26 @@ def settings_table() -> str:
     return table("| Key in the file | Flag | Environment | Default | Allowed | What it does |", rows)
 
 
+def routing_table() -> str:
+    with (ROOT / "collector/routing/fields.csv").open(newline="") as file:
+        said = {row["field"]: row for row in csv.DictReader(file)}
+    kinds = schema_of("RoutingMessage")["$defs"]["RoutingMessage"]["properties"]
+    if said.keys() != kinds.keys():
+        raise SystemExit(f"collector/routing/fields.csv lacks or has too much: {sorted(said.keys() ^ kinds.keys())}")
+    rows = [
+        f"| `{name}` | {json_type(kinds[name])} | {row['unit'] or '-'} | {row['meaning']} |"
+        for name, row in said.items()
+    ]
+    return table("| Field | Type | Unit | What it tells |", rows)
+
+
+def json_type(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return "string"
+    types = [one["type"] for one in schema.get("anyOf", [schema])]
+    return " or ".join(types)
+
+
 def default(option: Option) -> str:
     if option.default is None:
         return "-"
@@ -87,7 +110,11 @@ def tables() -> dict[Path, dict[str, str]]:
             "options": options_table(),
             "metrics": metrics_table(metric for spec in PROBES for metric in spec.metrics),
         },
-        ROOT / "collector/README.md": {"settings": settings_table(), "metrics": metrics_table(agent_metrics())},
+        ROOT / "collector/README.md": {
+            "settings": settings_table(),
+            "metrics": metrics_table(agent_metrics()),
+            "routing": routing_table(),
+        },
     }
 
 
