@@ -3,6 +3,7 @@
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -219,6 +220,18 @@ def test_every_trigger_is_worth_a_look_and_names_are_unique():
     for family in FAMILIES:
         assert family.triggers
         assert all(4 <= len(trigger) <= 64 and trigger.isascii() for trigger in family.triggers), family.name
+
+
+def test_the_readme_lists_every_family_with_a_line_that_it_knows():
+    readme = (Path(grammar.__file__).parent / "README.md").read_text()
+    rows = [row.split(" | ") for row in readme.splitlines() if re.match(r"\| `[a-z0-9_.]+`[, ].*\|.*\| `", row)]
+
+    listed = [name for row in rows for name in re.findall(r"`([a-z0-9_.]+)`", row[0])]
+    assert sorted(listed) == sorted(family.name for family in FAMILIES)
+    for row in rows:
+        found = decode(row[2].strip(" |`"))
+        assert found is not None, row
+        assert any(found.family.startswith(name.strip("`| ")) for name in row[0].split(",")), row
 
 
 def test_a_text_is_only_shown_to_families_whose_trigger_it_holds():
