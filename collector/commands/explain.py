@@ -17,6 +17,7 @@ import msgspec
 
 from ...native.errors import UsageError
 from ...probes.catalogue.lookup import FAMILIES, Entry, codes, look_up
+from ...probes.catalogue.nvidia import recovery_actions
 from ...probes.decode.family import Decoded
 from ..view.words import clean
 
@@ -106,6 +107,10 @@ def _lines(family: str, code: str, entry: Entry) -> Iterator[str]:
     for name, text in told.items():
         if text:
             yield from _wrapped(f"  {name:<{_INDENT - 2}}", clean(text))
+    if (family, code) == ("nvidia.xid", "154"):
+        for number, action in recovery_actions():
+            said = f"{action.mnemonic}: {action.meaning} Action: {action.action.replace('_', ' ')}."
+            yield from _wrapped(f"  to {number:<{_INDENT - 5}}", said)
 
 
 def _codes(written: tuple[str, ...]) -> str:

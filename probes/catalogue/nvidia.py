@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec import structs
@@ -37,6 +37,12 @@ def of_sxid(entry: Entry, fields: Mapping[str, Any]) -> Entry:
         severity = "info" if entry.severity == "info" else "warning"
         return structs.replace(entry, severity=severity, action="none" if severity == "info" else "watch")
     return entry
+
+
+def recovery_actions() -> Iterator[tuple[str, Entry]]:
+    """What Xid 154 may ask for, by number."""
+    for row in tables.every_row("xid_recovery"):
+        yield row["code"], from_row(row)
 
 
 def _recovery_action(entry: Entry, number: object) -> Entry:

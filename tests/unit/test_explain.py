@@ -49,6 +49,12 @@ def test_the_driver_decides(capsys):
     assert "NVLINK_SAW" in new
 
 
+def test_a_verdict_is_explained_with_all_that_it_may_ask_for(capsys):
+    lines = explain(capsys, "xid", "154")[1].out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("  to ")] == ["0", "1", "2", "3", "4", "5"]
+    assert "IMEX" in lines[-1]
+
+
 def test_an_unknown_code_says_so_and_fails(capsys):
     status, out = explain(capsys, "nvidia.xid", "4711")
     assert status == 1

@@ -332,7 +332,7 @@ def test_an_xid_arrives_as_an_event(bench):
     fault = next(fault for fault in one.faults if fault.event_id == event.id)
     assert (fault.family, fault.code, fault.sources, fault.entity) == ("nvidia.xid", "63", ("nvml",), device.uuid)
     assert (fault.device, fault.driver, fault.simulated) == (device.pci_bdf, device.driver, True)
-    assert (fault.severity, fault.action, event.severity) == ("warning", "drain", "warning")
+    assert (fault.severity, fault.action, event.severity) == ("warning", "watch", "warning")
 
 
 def test_an_ascend_fault_is_decoded(bench):
