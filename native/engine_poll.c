@@ -140,15 +140,15 @@ static uint64_t nap_of(const struct engine_poll *p, const struct slot *s, uint64
 	return nap > p->times.busy_ns ? nap : p->times.busy_ns;
 }
 
-/* A word is fresh when it leaves at the end of a step: that is waited for, up to one step longer than the floor,
- * and taken up to half a step sooner. */
+/* A word is fresh when it leaves at the end of a step: that is taken up to half a step sooner than the floor, and
+ * waited for a little longer, unless it is late. */
 static bool is_time(const struct slot *s, uint64_t now)
 {
 	uint64_t since = now - s->woken_ns, step = s->interval_ns < s->floor_ns ? s->interval_ns : 0;
 
 	if (s->moved_ns == now)
 		return since + step / 2 >= s->floor_ns;
-	return since >= s->floor_ns + step;
+	return since >= s->floor_ns && now - s->moved_ns >= step + step / 4;
 }
 
 /* Whether the reader must hear of this ring now. */

@@ -25,7 +25,7 @@ from .model import EngineState, Event, Severity
 from .options import Option
 from .probe import Context, Sample, Series, Spec
 
-_FULL_ROUND_NS = 100_000_000
+_FULL_ROUND_NS = 200_000_000
 _EVENTS_PER_SECOND, _EVENT_BURST = 20, 200
 _OVERRUN_EVERY_NS = 10_000_000_000
 _FINDER_HANGS_NS = 10_000_000_000

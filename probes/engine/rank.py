@@ -9,7 +9,7 @@ import numpy as np
 
 from ..model import EngineState
 from .finder import Found
-from .layout import Array, RefusedError, StepBatch, compact, known
+from .layout import Array, RefusedError, StepBatch, compact, joined, unpack_step
 from .ring import Ring, Top
 from .vllm import wire
 
@@ -53,7 +53,7 @@ class StepTimes:
 
 
 class Rank:
-    """Reads one ring. `step` is the latest STEP record, `tick` the latest whole TICK; both None at first."""
+    """Reads one ring. `step` is the latest STEP record and `tick` the latest whole TICK, by field; None at first."""
 
     def __init__(self, found: Found, now_ns: int) -> None:
         assert isinstance(found.file, Ring)
@@ -71,7 +71,7 @@ class Rank:
         self.fresh: list[Array] = []
         self.recent: deque[Array] = deque(maxlen=_KEPT_BATCHES)
         self._pending: list[Array] = []
-        self.ring.begin(int(self.ring.top().header["head"]))
+        self.ring.begin(self.ring.top().head)
 
     @property
     def key(self) -> str:
@@ -85,10 +85,10 @@ class Rank:
         """Takes what is new; whether there is more than one round may take. Raises RefusedError, OSError."""
         top = self.ring.top()
         self._take_top(top, now_ns)
-        batch = self.ring.records(int(top.header["head"]))
+        batch = self.ring.records(top.head)
         self.requests += len(batch.requests)
         if len(batch.steps):
-            self.step = batch.steps[-1]
+            self.step = unpack_step(batch.steps[-1].tobytes())
             self.steps_watched += len(batch.steps)
             self.heard_ns = now_ns
             self._keep(compact(batch.steps))
@@ -98,15 +98,14 @@ class Rank:
         """The steps since this was last asked."""
         if not self.fresh:
             return None
-        records = self.fresh[0] if len(self.fresh) == 1 else np.concatenate(self.fresh)
-        self.fresh = []
+        records, self.fresh = joined(self.fresh), []
         found, hello = self.found, self.handshake
         return StepBatch(hello.instance, hello.engine, hello.dp_rank, found.pid, found.worker_pids, records)
 
     def step_times(self) -> StepTimes:
         """With all steps so far; they are counted here, not for each wake-up."""
         if self._pending:
-            self.times.add(np.concatenate(self._pending))
+            self.times.add(joined(self._pending))
             self._pending = []
         return self.times
 
@@ -117,10 +116,10 @@ class Rank:
         """As of the latest word, which a writer cannot date into the future."""
         kind, at_ns = self._kind(now_ns, gone), min(self._at_ns(), now_ns)
         hello, step = self.handshake, self.step
-        values: dict[str, Any] = {name: known(step, name) for name in _LATEST} if step is not None else {"step": 0}
+        values: dict[str, Any] = {name: step[name] for name in _LATEST} if step is not None else {"step": 0}
         values["step"] = values["step"] or 0
         freshest = self._freshest()
-        values |= {name: known(freshest, name) for name in _FRESHEST} if freshest is not None else {}
+        values |= {name: freshest[name] for name in _FRESHEST} if freshest is not None else {}
         if step is not None:
             values |= self._of_step(step)
         owner = self.found.owner
@@ -135,10 +134,10 @@ class Rank:
         )  # fmt: skip
 
     def _take_top(self, top: Top, now_ns: int) -> None:
-        self.dropped = min(int(top.header["dropped"]), _MOST_COUNTED)
-        self.state_word = int(top.header["state"])
+        self.dropped = min(top.header["dropped"] or 0, _MOST_COUNTED)
+        self.state_word = top.header["state"]
         if top.tick is not None and (self.tick is None or top.tick["begin"] != self.tick["begin"]):
-            self.tick = top.tick.copy()
+            self.tick = top.tick
             self.heard_ns = now_ns
 
     def _keep(self, steps: Array) -> None:
@@ -151,15 +150,15 @@ class Rank:
             self.step_times()
 
     def _of_step(self, step: Any) -> dict[str, Any]:
-        reasons = {reason: known(step, f"finished_{reason}_total") for reason in _REASONS}
+        reasons = {reason: step[f"finished_{reason}_total"] for reason in _REASONS}
         return {
-            "step_duration_ns": max(0, int(step["end_ns"]) - int(step["start_ns"])),
-            "schedule_duration_ns": known(step, "schedule_ns"),
+            "step_duration_ns": max(0, (step["end_ns"] or 0) - (step["start_ns"] or 0)),
+            "schedule_duration_ns": step["schedule_ns"],
             "finished_total": {reason: count for reason, count in reasons.items() if count is not None},
         }
 
     def _kv(self, values: dict[str, Any]) -> dict[str, Any]:
-        total = known(self.step, "kv_blocks_total") if self.step is not None else self.handshake.kv_blocks_total
+        total = self.step["kv_blocks_total"] if self.step is not None else self.handshake.kv_blocks_total
         free = values.get("kv_blocks_free")
         if not total or free is None:
             return {"kv_blocks_total": total}
@@ -179,30 +178,31 @@ class Rank:
         freshest = self._freshest()
         if freshest is None:
             return "unknown"
-        busy = [known(freshest, name) for name in ("running", "waiting", "input_queue")]
+        busy = [freshest[name] for name in ("running", "waiting", "input_queue")]
         if any(busy):
             return "step"
         return "idle" if busy[0] is not None else "unknown"
 
     def _in_flight(self) -> bool:
-        tick = self.tick
-        return tick is not None and self._tick_is_newer() and known(tick, "flight_started_ns") not in (None, 0)
+        return self._tick_is_newer() and bool(self.tick["flight_started_ns"])
 
     def _tick_is_newer(self) -> bool:
-        return self.tick is not None and (self.step is None or int(self.tick["at_ns"]) > int(self.step["end_ns"]))
+        if self.tick is None or self.step is None:
+            return self.tick is not None
+        return bool((self.tick["at_ns"] or 0) > (self.step["end_ns"] or 0))
 
     def _freshest(self) -> Any:
         return self.tick if self._tick_is_newer() else self.step
 
     def _at_ns(self) -> int:
-        tick_ns = int(self.tick["at_ns"]) if self.tick is not None else 0
-        step_ns = int(self.step["end_ns"]) if self.step is not None else 0
-        return max(tick_ns, step_ns) or self.heard_ns
+        tick_ns = self.tick["at_ns"] if self.tick is not None else 0
+        step_ns = self.step["end_ns"] if self.step is not None else 0
+        return max(tick_ns or 0, step_ns or 0) or self.heard_ns
 
     def _flight_age_ns(self, now_ns: int, kind: Kind) -> int | None:
         if kind in ("gone", "unknown"):
             return None
-        return max(0, now_ns - int(self.tick["flight_started_ns"])) if self._in_flight() else 0
+        return max(0, now_ns - self.tick["flight_started_ns"]) if self._in_flight() else 0
 
 
 def is_readable(rank: Rank, now_ns: int) -> str:

@@ -7,11 +7,23 @@ import fcntl
 import os
 import stat
 import struct
+from typing import Any
 
 import numpy as np
 from msgspec import Struct
 
-from .layout import HEADER, RECORD, REQUEST, STEP, TICK, TOP_BYTES, Array, Handshake, RefusedError, read_handshake
+from .layout import (
+    RECORD,
+    REQUEST,
+    STEP,
+    TOP_BYTES,
+    Array,
+    Handshake,
+    RefusedError,
+    read_handshake,
+    unpack_header,
+    unpack_tick,
+)
 from .vllm import wire
 
 _RENEW_NS = 1_000_000_000
@@ -33,10 +45,14 @@ class Identity(Struct, frozen=True):
 
 
 class Top(Struct, frozen=True, eq=False):
-    """Header and tick of one look; `tick` is None while none is whole. Both are of their dtypes."""
+    """Header and tick of one look, by the names of `wire`; `tick` is None while none is whole."""
 
-    header: np.void
-    tick: np.void | None
+    header: dict[str, Any]
+    tick: dict[str, Any] | None
+
+    @property
+    def head(self) -> int:
+        return self.header["head"] or 0
 
 
 class Batch(Struct, frozen=True, eq=False):
@@ -95,11 +111,10 @@ class Ring:
     def top(self) -> Top:
         """Raises RefusedError when the file was shortened or is another than it was."""
         raw = self._read(TOP_BYTES, 0)
-        header = np.frombuffer(raw, HEADER, 1)[0]
-        if bytes(header["magic"]) != wire.MAGIC or int(header["created_ns"]) != self.created_ns:
+        header, tick = unpack_header(raw), unpack_tick(raw, wire.TICK_OFFSET)
+        if header["magic"] != wire.MAGIC or header["created_ns"] != self.created_ns:
             raise RefusedError("the file has become another")
-        tick = np.frombuffer(raw, TICK, 1, wire.TICK_OFFSET)[0]
-        whole = tick["begin"] == tick["end"] and int(tick["begin"]) and not int(tick["begin"]) % 2
+        whole = tick["begin"] == tick["end"] and tick["begin"] and not tick["begin"] % 2
         return Top(header, tick if whole else None)
 
     def begin(self, head: int) -> None:
@@ -138,11 +153,10 @@ class Ring:
         return np.frombuffer(raw, RECORD)
 
     def _greet(self) -> tuple[Handshake, int, int]:
-        header = np.frombuffer(self._read(HEADER.itemsize, 0), HEADER)[0]
+        header = unpack_header(self._read(TOP_BYTES, 0))
         _refuse(header)
-        length = int(header["handshake_bytes"])
-        handshake = read_handshake(self._read(length, wire.HANDSHAKE_OFFSET))
-        return handshake, int(header["version_minor"]), int(header["created_ns"])
+        handshake = read_handshake(self._read(header["handshake_bytes"], wire.HANDSHAKE_OFFSET))
+        return handshake, header["version_minor"], header["created_ns"]
 
     def _read(self, length: int, offset: int) -> bytes:
         data = os.pread(self.fd, length, offset)
@@ -169,21 +183,20 @@ def _identity(fd: int) -> Identity:
     return Identity(status.st_dev, status.st_ino, status.st_uid)
 
 
-def _refuse(header: np.void) -> None:
-    if bytes(header["magic"]) != wire.MAGIC:
+def _refuse(header: dict[str, Any]) -> None:
+    if header["magic"] != wire.MAGIC:
         raise RefusedError("not an engine's ring, or not finished yet")
-    major = int(header["version_major"])
+    major = header["version_major"]
     if major != wire.VERSION_MAJOR:
         told = f"version {major} of the ring"
         raise RefusedError(f"{told}, and version {wire.VERSION_MAJOR} is known here: bring plugin and agent together")
-    if int(header["slot_bytes"]) != wire.SLOT_BYTES or int(header["slots"]) != wire.SLOTS:
+    if header["slot_bytes"] != wire.SLOT_BYTES or header["slots"] != wire.SLOTS:
         raise RefusedError("a ring of unknown size")
-    if not 0 < int(header["handshake_bytes"]) <= wire.HANDSHAKE_BYTES:
+    if not 0 < (header["handshake_bytes"] or 0) <= wire.HANDSHAKE_BYTES:
         raise RefusedError("a handshake of unlawful length")
 
 
 def _batch(found: Array, missed: int, *, more: bool) -> Batch:
-    bytes_ = np.ascontiguousarray(found)
-    steps = bytes_[bytes_["kind"] == wire.KIND_STEP].view(STEP)
-    requests = bytes_[bytes_["kind"] == wire.KIND_REQUEST].view(REQUEST)
+    steps = found[found["kind"] == wire.KIND_STEP].view(STEP)
+    requests = found[found["kind"] == wire.KIND_REQUEST].view(REQUEST)
     return Batch(steps, requests, missed, more)
