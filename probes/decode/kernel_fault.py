@@ -83,6 +83,19 @@ def _library(rest: str, instruction_mark: str, where: str) -> dict[str, object]:
     return {**told, "library": name[:120], "library_offset": offset_bytes}
 
 
+def _iommu(text: str) -> Decoded | None:
+    """`nvidia 0000:41:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x14 address=0x1000 …]`, or device= in it."""
+    head, mark, rest = text.partition("AMD-Vi: Event logged [IO_PAGE_FAULT ")
+    if not mark:
+        return None
+    device = scan.pci_address(scan.after(rest, "device=")) or scan.device_message(head)[1]
+    fields = scan.known(
+        domain=scan.hexadecimal_after(rest, "domain="), address=scan.hexadecimal_after(rest, "address="),
+        flags=scan.hexadecimal_after(rest, "flags="),
+    )  # fmt: skip
+    return Decoded(_NAME, "dma_fault", device, fields)
+
+
 def _context(text: str) -> Decoded | None:
     """`CPU: 3 PID: 123 Comm: python3 Tainted: P OE 6.5.0 #1` (with `UID: 0` since 6.12)."""
     cpu, pid = scan.integer_after(text, "CPU: "), scan.integer_after(text, " PID: ")
@@ -113,7 +126,7 @@ def _end(text: str) -> Decoded | None:
     return Decoded(_NAME, "", "", {"ends": True}) if text.startswith(_ENDS[0]) else None
 
 
-parse = first_of(_segfault, _trap, _unhandled, _context, _instruction, _end, _fault)
+parse = first_of(_segfault, _trap, _unhandled, _iommu, _context, _instruction, _end, _fault)
 
 
 def join(earlier: Decoded, later: Decoded) -> Decoded | None:
@@ -135,7 +148,17 @@ def join(earlier: Decoded, later: Decoded) -> Decoded | None:
 
 FAMILY = Family(
     _NAME,
-    ("]: segfault at ", "traps: ", "]: unhandled ", " Comm: ", "RIP: ", "pc : ", *_ENDS, *triggers_of(_NAME)),
+    (
+        "]: segfault at ",
+        "traps: ",
+        "]: unhandled ",
+        "AMD-Vi: Event logged [",
+        " Comm: ",
+        "RIP: ",
+        "pc : ",
+        *_ENDS,
+        *triggers_of(_NAME),
+    ),
     parse,
     join,
 )

@@ -42,6 +42,8 @@ def _amd_status(text: str) -> Decoded | None:
         status=status,
         **describe_status(status),
     )
+    if "Deferred" in rest.partition("]")[0]:  # wrong data that nobody has used yet
+        fields.update(severity="uncorrected", deferred=True)
     return Decoded(_NAME, f"mce_{fields['severity']}", "", fields, incomplete=True)
 
 

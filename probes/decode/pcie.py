@@ -135,9 +135,9 @@ def _bit(text: str, driver: str, device: str) -> Decoded | None:
 
 def _header(text: str, driver: str, device: str) -> Decoded | None:
     """`TLP Header: 04000001 0020000f 05000000 00000000`, behind which nothing more comes."""
-    if not text.startswith("TLP Header: "):
+    if not text.startswith(("TLP Header: ", "TLP Header (Flit): ")):
         return None
-    words = text.removeprefix("TLP Header: ").split()[:14]
+    words = text.partition(": ")[2].split()[:14]
     return _report(device, scan.known(driver=driver, tlp_header=" ".join(words)))
 
 
@@ -179,6 +179,14 @@ def _hot_plug(text: str, driver: str, device: str) -> Decoded | None:
     return None
 
 
+def _gone(text: str, driver: str, device: str) -> Decoded | None:
+    """`Unable to change power state from D3cold to D0, device inaccessible`, `not ready 65535ms after …; giving up`."""
+    asleep = text.startswith("Unable to change power state ") and "device inaccessible" in text
+    if not asleep and not (text.startswith("not ready ") and "; giving up" in text):
+        return None
+    return Decoded(_NAME, "device_inaccessible", device, {"driver": driver, "reason": text[:200]})
+
+
 def parse(text: str) -> Decoded | None:
     driver, device, rest = scan.device_message(text)
     if not device:
@@ -193,13 +201,13 @@ def parse(text: str) -> Decoded | None:
         found = part(rest, driver, device)
         if found is not None:
             return found
-    return _outcome(rest, driver, device) if of_aer else None
+    return _outcome(rest, driver, device) if of_aer else _gone(rest, driver, device)
 
 
 FAMILY = Family(
     _NAME,
     ("AER: ", "PCIe Bus Error: ", "] error status/mask=", "    [", "aer_status: ", "aer_layer=", "aer_uncor_severity: ",
-     "TLP Header: ", "pciehp: Slot(", "DPC: "),
+     "TLP Header", "device inaccessible", "; giving up", "pciehp: Slot(", "DPC: "),
     parse,
     join,
 )  # fmt: skip
