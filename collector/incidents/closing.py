@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from ...probes.model import Fault
 from .places import Places
@@ -17,9 +18,13 @@ class Closing:
     def __init__(self, rules: Rules, places: Places) -> None:
         self._rules = rules
         self._places = places
+        self._by_code = lru_cache(maxsize=1024)(
+            lambda family, code: tuple(rule for rule in rules.clears if rule.by.match(family, code)),
+        )
 
     def by_fault(self, told: Told, records: Mapping[str, Record]) -> list[tuple[Record, str]]:
-        rules = [rule for rule in self._rules.clears if _applies(rule, told.fault)]
+        fault = told.fault
+        rules = [rule for rule in self._by_code(fault.family, fault.code) if _applies(rule, fault)]
         if not rules:
             return []
         return [
@@ -58,8 +63,6 @@ class Closing:
 
 
 def _applies(rule: Clear, fault: Fault) -> bool:
-    if not rule.by.match(fault.family, fault.code):
-        return False
     return all(fault.fields.get(name) == value for name, value in rule.when.items())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -27,7 +28,9 @@ class Frequency:
     """Counts occasions; knows at most MAX_KEYS places at once, the oldest give way."""
 
     def __init__(self, rules: tuple[Escalation, ...]) -> None:
-        self._rules = rules
+        self._of_code = lru_cache(maxsize=1024)(
+            lambda family, code: tuple(rule for rule in rules if rule.of.match(family, code)),
+        )
         self._occasions: OrderedDict[tuple[str, str, str, tuple[str, ...]], Occasions] = OrderedDict()
 
     def note(self, entity: str, fault: Fault, wall_ns: int) -> list[Escalation]:
@@ -48,11 +51,9 @@ class Frequency:
             self._occasions[one.rule, after, one.code, one.same] = one
 
     def _concerned(self, fault: Fault) -> Iterator[Escalation]:
-        for rule in self._rules:
-            if rule.of.match(fault.family, fault.code):
-                has = all(name in fault.fields for name in rule.same)
-                if has or not rule.needs_same:
-                    yield rule
+        for rule in self._of_code(fault.family, fault.code):
+            if not rule.needs_same or all(name in fault.fields for name in rule.same):
+                yield rule
 
     def _held(self, rule: Escalation, entity: str, fault: Fault, wall_ns: int) -> bool:
         same = tuple(str(fault.fields.get(name, ""))[:64] for name in rule.same)

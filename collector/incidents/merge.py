@@ -15,12 +15,16 @@ Key = tuple[str, str, str, str]
 
 
 class _Telling(Struct):
-    """`matched` says how many of its `count` each source has told."""
+    """`matched` says how many of its `count` each source has told.
+
+    `only` is the source that had told all until then: it finds nothing here that somebody else told.
+    """
 
     at_ns: int
     subcode: str
     count: int
     matched: dict[str, int]
+    only: str = ""
 
 
 class Merger:
@@ -35,17 +39,22 @@ class Merger:
         tellings = self._of((entity, fault.family, fault.code, fault.phase), fault.at_ns)
         left = max(fault.count, 1)
         source = fault.sources[0] if fault.sources else ""
+        if source and tellings and tellings[-1].only == source:
+            tellings.append(_Telling(fault.at_ns, fault.subcode, left, {source: left}, only=source))
+            return left
         for telling in tellings:
             if telling.matched.get(source, 0) < telling.count:
                 left -= self._match(telling, fault, source, left)
                 if not left:
                     return 0
-        tellings.append(_Telling(fault.at_ns, fault.subcode, left, {source: left}))
+        tellings.append(_Telling(fault.at_ns, fault.subcode, left, {source: left}, only="" if tellings else source))
         return left
 
     def rename(self, before: str, after: str) -> None:
         for key in [key for key in self._tellings if key[0] == before]:
-            self._tellings[after, key[1], key[2], key[3]] = self._tellings.pop(key)
+            tellings = self._tellings.pop(key)
+            tellings.extendleft(reversed(self._tellings.get((after, *key[1:]), ())))
+            self._tellings[after, key[1], key[2], key[3]] = tellings
 
     def _of(self, key: Key, at_ns: int) -> deque[_Telling]:
         tellings = self._tellings.get(key)

@@ -6,6 +6,7 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from msgspec import Struct
@@ -131,6 +132,7 @@ class Places:
         return tuple(part for part in target.split("/")[:-1] if _ADDRESS.fullmatch(part) and "." in part)
 
 
+@lru_cache(maxsize=1024)
 def canonical(address: str) -> str:
     """`0000:9B:00` or `00000000:9B:00.0` as `0000:9b:00.0`; "" for what is no address."""
     found = _ADDRESS.fullmatch(address)

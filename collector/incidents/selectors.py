@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 
 from msgspec import Struct
 
@@ -34,10 +33,10 @@ class Codes:
     """Any of several selectors. Raises ValueError for a text that names no family."""
 
     def __init__(self, texts: str | Iterable[str]) -> None:
-        selectors = tuple(_parse(text) for text in ([texts] if isinstance(texts, str) else texts))
-        self.match = lru_cache(maxsize=1024)(
-            lambda family, code: any(one.match(family, code) for one in selectors),
-        )
+        self._selectors = tuple(_parse(text) for text in ([texts] if isinstance(texts, str) else texts))
+
+    def match(self, family: str, code: str) -> bool:
+        return any(one.match(family, code) for one in self._selectors)
 
 
 def _parse(text: str) -> Selector:
