@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from msgspec import structs
 
@@ -62,9 +62,14 @@ def _plain(family: str, code: str, driver: str) -> Entry:
 
 def _unknown(family: str, code: str) -> Entry:
     """The rule of the family, or of all, for a code that has no row."""
-    entry = from_row((tables.rows("unknown", family) or tables.rows("unknown", "any"))[0])
+    entry = _rules().get(family) or _rules()["any"]
     told = f"{family} {code!r} is not in the catalogue. {entry.meaning}"
     return structs.replace(entry, meaning=told, known=False)
+
+
+@cache
+def _rules() -> dict[str, Entry]:
+    return {row["family"]: from_row(row) for row in tables.every_row("unknown")}
 
 
 def _of_class(entry: Entry, name: str) -> Entry:

@@ -44,7 +44,7 @@ def keyed(table):
 
 @pytest.mark.parametrize(
     ("table", "count"),
-    [("xid", 176), ("sxid", 420), ("xid_recovery", 6), ("aer", len(BITS) + 11), ("ascend_codes", 936)],
+    [("xid", 176), ("sxid", 420), ("xid_recovery", 6), ("ascend_codes", 936)],
 )
 def test_every_code_is_there(table, count):
     assert len(keyed(table)) == count
