@@ -60,14 +60,14 @@ def _head(body: str, fields: dict[str, Any]) -> None:
         message = body
     if message.startswith("Link "):
         link, _, message = message[5:].partition(" ")
-        fields["link"] = scan.integer(link)
+        fields.update(scan.known(link=scan.integer(link)))
     message = message[:_MAX_MESSAGE]
     if message.endswith("(First)"):
         fields["first"] = True
         message = message.removesuffix("(First)").rstrip()
     for name in ("instance", "chiplet"):
         if f", {name}=" in message:
-            fields[name] = scan.integer_after(message, f", {name}=")
+            fields.update(scan.known(**{name: scan.integer_after(message, f", {name}=")}))
     fields["message"] = message
 
 
@@ -77,9 +77,13 @@ def _continuation(body: str, fields: dict[str, Any]) -> bool:
         words = cursor.until("}").split(",")[:_MAX_WORDS]
         fields["data"] = [word.strip() for word in words if scan.hexadecimal(word) is not None]
     elif cursor.take("Severity "):
-        fields["severity_number"] = cursor.integer()
-        fields["engine_instance"] = scan.integer_after(body, "Engine instance ")
-        fields["sub_engine_instance"] = scan.integer_after(body, "Sub-engine instance ")
+        fields.update(
+            scan.known(
+                severity_number=cursor.integer(),
+                engine_instance=scan.integer_after(body, "Engine instance "),
+                sub_engine_instance=scan.integer_after(body, "Sub-engine instance "),
+            )
+        )
     else:
         return False
     fields["continuation"] = True

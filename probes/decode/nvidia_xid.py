@@ -42,18 +42,15 @@ def _xid(text: str) -> Decoded | None:
 
 
 @lru_cache(maxsize=256)
-def _address(place: str) -> tuple[str, dict[str, int | None]]:
+def _address(place: str) -> tuple[str, dict[str, object]]:
     """Device and MIG instances, of which a node has few; not to be changed."""
     cursor = Cursor(place)
     cursor.take("PCI:")
     device = scan.pci_address(cursor.until(" "))
-    instances = {}
-    if cursor.take("GPU-I:"):
-        instances["gpu_instance"] = cursor.integer()
-        cursor.spaces()
-    if cursor.take("GPU-CI:"):
-        instances["compute_instance"] = cursor.integer()
-    return device, instances
+    gpu_instance = cursor.integer() if cursor.take("GPU-I:") else None
+    cursor.spaces()
+    compute_instance = cursor.integer() if cursor.take("GPU-CI:") else None
+    return device, scan.known(gpu_instance=gpu_instance, compute_instance=compute_instance)
 
 
 def _without_process(body: str, fields: dict[str, Any]) -> str:

@@ -168,7 +168,7 @@ def _gsp_timeout(body: str, fields: Fields) -> None:
     """
     timeout, _, rest = body.partition(" of waiting for ")
     if rest:
-        fields["timeout_seconds"] = _decimal(timeout.removeprefix("Timeout after ").removesuffix("s"))
+        fields.update(scan.known(timeout_seconds=_decimal(timeout.removeprefix("Timeout after ").removesuffix("s"))))
     source, _, rest = body.partition("! Expected function ")
     gpu = _decimal(source.partition(" from G")[2][2:].partition(" ")[0])
     if gpu is not None:
@@ -177,10 +177,10 @@ def _gsp_timeout(body: str, fields: Fields) -> None:
         return
     function, _, rest = rest.partition(" (")
     name, _, rest = rest.partition(")")
-    fields["function"], fields["function_name"] = _decimal(function), name[:64]
+    fields.update(scan.known(function=_decimal(function), function_name=name[:64]))
     sequence, _, parameters = rest.partition("(")
     if " sequence " in sequence:
-        fields["sequence"] = _decimal(sequence.strip().removeprefix("sequence "))
+        fields.update(scan.known(sequence=_decimal(sequence.strip().removeprefix("sequence "))))
     fields["parameters"] = parameters[:256].partition(")")[0].split()
 
 
@@ -204,12 +204,14 @@ def _uncorrectable_ecc(body: str, fields: Fields) -> None:
 
 def _recovery_action(body: str, fields: Fields) -> bool:
     """`GPU recovery action changed from 0x0 (None) to 0x4 (Drain and Reset)`; true when none is needed any more."""
-    before, _, after = body.partition(" changed from ")[2].partition(" to ")
+    before, found, after = body.partition(" changed from ")[2].partition(" to ")
+    if not found:
+        return False
     for which, said in (("from", before), ("to", after)):
         number, _, name = said.partition(" (")
-        fields[f"{which}_action"] = _hexadecimal(number)
+        fields.update(scan.known(**{f"{which}_action": _hexadecimal(number)}))
         fields[f"{which}_action_name"] = name[:64].partition(")")[0]
-    return bool(fields["to_action"] == 0)
+    return fields.get("to_action") == 0
 
 
 def _nvlink5(body: str, fields: Fields) -> None:
@@ -223,13 +225,14 @@ def _nvlink5(body: str, fields: Fields) -> None:
     intrinfo = _hexadecimal(words[0]) if words else None
     if len(parts) < 6 or parts[1] not in ("Fatal", "Nonfatal") or intrinfo is None:
         return
+    xc, instance, link = _decimal(parts[2][2:]), _decimal(parts[3][1:]), _decimal(parts[5])
+    if xc is None or instance is None or link is None:
+        return
     fields["unit"], _, sub_unit = parts[0][:64].partition("/")
     if sub_unit:
         fields["sub_unit"] = sub_unit
     fields["severity"] = parts[1].lower()
-    fields["xc"] = _decimal(parts[2].removeprefix("XC"))
-    fields["instance"] = _decimal(parts[3].removeprefix("i"))
-    fields["link"] = _decimal(parts[5])
+    fields["xc"], fields["instance"], fields["link"] = xc, instance, link
     fields["words"] = words
     fields["intrinfo"] = words[0]
     if len(words) > 1:

@@ -1,14 +1,15 @@
 r"""One tokenizer for a line of any kernel log: where it came from, when, and its text.
 
-It takes /dev/kmsg's `prio,seq,usec,flags;text`, dmesg with any of its options, syslog and journalctl in their usual
-formats, pstore's `<4>[  1.23] text`, and bare text.
+It takes /dev/kmsg's `prio,seq,usec,flags;text`, dmesg with any of its options but JSON, syslog, journalctl in its usual
+formats and JSON, pstore's `<4>[  1.23] text`, and bare text.
 """
 
 from __future__ import annotations
 
 import re
 
-from msgspec import Struct
+import msgspec
+from msgspec import Struct, field
 
 from ...native.kmsg import LEVELS
 from ...native.kmsg import decoded as plain
@@ -53,6 +54,16 @@ class Record(Struct, frozen=True, gc=False):
     program: str = ""
 
 
+class _JournalEntry(Struct):
+    message: str = field(name="MESSAGE")
+    priority: str = field(name="PRIORITY", default="")
+    program: str = field(name="SYSLOG_IDENTIFIER", default="")
+    transport: str = field(name="_TRANSPORT", default="")
+    # The kernel's own time, not the journal's.
+    monotonic: str = field(name="_SOURCE_MONOTONIC_TIMESTAMP", default="")
+    realtime: str = field(name="__REALTIME_TIMESTAMP", default="")
+
+
 def tokenize(line: str, number: int = 0) -> Record:
     r"""The record of one line, its number being `number`. Never raises.
 
@@ -64,6 +75,8 @@ def tokenize(line: str, number: int = 0) -> Record:
         return Record(_clean(line.lstrip(" ")), number)
     if first == "[":
         return _from_text_log(line, number, -1, 0)
+    if first == "{" and (record := _journal(line, number)):
+        return record
     if first.isdigit() and (found := _KMSG.match(line)):
         priority, micros = int(found[1]), int(found[3])
         stamp = f"{micros // 1_000_000}.{micros % 1_000_000:06}"
@@ -71,10 +84,27 @@ def tokenize(line: str, number: int = 0) -> Record:
     return _from_text_log(line, number, *_level(line, 0))
 
 
+def _journal(line: str, number: int) -> Record | None:
+    """An entry as `journalctl -o json` prints it."""
+    try:
+        entry = msgspec.json.decode(line, type=_JournalEntry) if '"MESSAGE"' in line else None
+    except msgspec.MsgspecError:
+        return None
+    if entry is None:
+        return None
+    micros = int(entry.monotonic) if entry.monotonic.isdecimal() and len(entry.monotonic) < 20 else -1
+    level = int(entry.priority) if entry.priority in set("01234567") else -1
+    program = "" if entry.transport == "kernel" or entry.program in _KERNEL else entry.program
+    stamp = entry.realtime if entry.realtime.isdecimal() and len(entry.realtime) < 20 else ""
+    return Record(_clean(entry.message), number, max(micros * 1000, -1), stamp, level, program)
+
+
 def _from_text_log(line: str, number: int, level: int, at: int) -> Record:
     stamp, program, at_ns = "", "", -1
     if line[at : at + 1] != "[":
         stamp, program, at = _wall_clock(line, at)
+        if stamp and "#012" in line:  # rsyslog's newline
+            line = line.replace("#012", "\n")
         if level < 0 and stamp:
             level, at = _level(line, at)
     if line[at : at + 1] == "[":

@@ -1,5 +1,6 @@
 """The tokenizer, records about others, and what waits for what, in which order, for how long."""
 
+import json
 import re
 import time
 from dataclasses import dataclass
@@ -59,6 +60,18 @@ FORMS = [
     Form("[   12.345678] node kernel: NVRM: x: y", 12_345_678_000, "12.345678"),
     Form("<6>1 2026-11-22T10:00:00.1Z node kernel - - - NVRM: x: y", stamp="2026-11-22T10:00:00.1Z", level=6),
     Form("               NVRM: x: y"),
+    Form("Nov  2 10:00:00 node kernel: NVRM: x#012NVRM: y", stamp="Nov  2 10:00:00", text="NVRM: x\nNVRM: y"),
+    Form("NVRM: x#012NVRM: y", text="NVRM: x#012NVRM: y"),
+    Form(
+        '{"_TRANSPORT":"kernel","SYSLOG_IDENTIFIER":"kernel","PRIORITY":"3","MESSAGE":"NVRM: x: y",'
+        '"_SOURCE_MONOTONIC_TIMESTAMP":"1500000","__REALTIME_TIMESTAMP":"1790000000000000","_PID":"1"}',
+        SECOND * 3 // 2,
+        "1790000000000000",
+        3,
+    ),
+    Form('{"MESSAGE":"NVRM: x: y","SYSLOG_IDENTIFIER":"agent","PRIORITY":""}', program="agent"),
+    Form('{"MESSAGE":[78,86]}', text='{"MESSAGE":[78,86]}'),
+    Form('{"MESSAGE":"cut', text='{"MESSAGE":"cut'),
     Form("[ascend] [ERROR] x", text="[ascend] [ERROR] x"),
     Form("[2025-04-16-03:08:13.704312] [ascend] x", stamp="2025-04-16-03:08:13.704312", text="[ascend] x"),
     Form("[0x08520003,na,L2,na]", text="[0x08520003,na,L2,na]"),
@@ -79,13 +92,18 @@ def test_every_form_of_a_line_gives_its_text_time_and_level(form):
     assert (record.level, record.program) == (form.level, form.program)
 
 
-@given(
-    st.one_of(st.text(), st.text("[]<>0123456789.,:;- TCZab\\x"), st.binary().map(lambda raw: raw.decode("latin-1")))
-)
+journal = st.dictionaries(
+    st.sampled_from(["MESSAGE", "PRIORITY", "_TRANSPORT", "_SOURCE_MONOTONIC_TIMESTAMP", "__REALTIME_TIMESTAMP"]),
+    st.one_of(st.text(), st.text("0123456789"), st.just("9" * 5000), st.none(), st.integers()),
+).map(json.dumps)
+
+
+@given(st.one_of(st.text(), st.text("[]<>0123456789.,:;- TCZab\\x"), st.text(map(chr, range(256))), journal))
 def test_no_line_stops_the_tokenizer(line):
     record = tokenize(line)
 
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", record.text + record.stamp)
+    assert -1 <= record.level <= 7
     assert len(record.text) <= 4 * MAX_TEXT
 
 
