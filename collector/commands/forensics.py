@@ -24,10 +24,11 @@ from ...probes.paths import Paths
 from ..flags import parse_option
 from ..forensics import archive, shelf
 from ..forensics.bundle import Bundle, Trigger, bundle_folders, find, load_folder
+from ..forensics.order import Order, Result
 from ..forensics.replay import Difference, replay
 from ..forensics.report import shown
 from ..forensics.timeline import Entry, timeline
-from ..forensics.writer import Order, Result, write
+from ..forensics.writer import write
 from ..recorder.reading import last_moment
 from ..settings import Settings
 from ..state_lock import StateLock

@@ -20,8 +20,8 @@ from ...probes.model import Event
 from ...probes.probe import EventSource
 from . import shelf
 from .bundle import Trigger, bundle_folders
+from .order import COMMAND, Order, Result
 from .triggers import Policy, Triggers, pids_in
-from .writer import COMMAND, Order, Result
 
 POLL_S = 0.5
 MAX_WAITING = 4

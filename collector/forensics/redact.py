@@ -26,22 +26,28 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rules(Struct, frozen=True, forbid_unknown_fields=True):
-    """`names` fully matches names whose value is a secret whatever it looks like, `hint` a part of all there is."""
+    """`names` fully matches names whose value is a secret whatever it looks like, `hints` and `shape` are parts of all."""
 
-    hint: str
+    hints: tuple[str, ...]
+    shape: str
     names: str
     rules: tuple[Rule, ...]
 
 
 @cache
 def _rules() -> tuple[re.Pattern[str], tuple[tuple[re.Pattern[str], str], ...]]:
-    found = msgspec.convert(yaml.safe_load(RULES.read_text()), Rules)
+    found = _file()
     return re.compile(found.names), tuple((re.compile(rule.pattern), rule.replacement) for rule in found.rules)
 
 
 @cache
-def _hint() -> re.Pattern[str]:
-    return re.compile(msgspec.convert(yaml.safe_load(RULES.read_text()), Rules).hint)
+def _file() -> Rules:
+    return msgspec.convert(yaml.safe_load(RULES.read_text()), Rules)
+
+
+@cache
+def _hints() -> tuple[tuple[str, ...], re.Pattern[str]]:
+    return _file().hints, re.compile(_file().shape)
 
 
 def redacted(value: Any, depth: int = 0) -> Any:
@@ -62,7 +68,9 @@ def redacted(value: Any, depth: int = 0) -> Any:
 
 def is_clean(raw: str) -> bool:
     """Whether a message, encoded in JSON, has nothing in it that a rule could match; cheap, and errs on no."""
-    return _hint().search(raw) is None
+    hints, shape = _hints()
+    small = raw.lower()
+    return not any(hint in small for hint in hints) and shape.search(raw) is None
 
 
 def redacted_text(text: str) -> str:

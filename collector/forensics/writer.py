@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from ... import __version__
 from ...probes.paths import Paths
 from .bundle import CONFIG, MANIFEST, PROCESSES, RECORDS, Manifest, Trigger
 from .copying import Copy
+from .order import Order, Result
 from .processes import device_holders, facts_of
 from .redact import redacted
 from .versions import hashes, versions
@@ -30,37 +30,6 @@ from .versions import hashes, versions
 # The recorder writes once a second, and a disk takes its time.
 FLUSHED_AFTER_S = 2.5
 NICE = 10
-COMMAND = (sys.executable, "-P", "-m", "eagle_eye.collector.forensics.writer")
-
-
-class Order(Struct, frozen=True):
-    """What to freeze. Not `live`: the boot `boot_id` is over, or nobody records any more; nothing is waited for."""
-
-    id: str
-    home: str
-    recorder: str
-    trigger: Trigger
-    node: str
-    cluster: str
-    boot_id: str
-    at_ns: int
-    wall_offset_ns: int
-    before_ns: int
-    after_ns: int
-    proc: str = "/proc"
-    sys: str = "/sys"
-    config: tuple[dict[str, str], ...] = ()
-    simulated: bool = False
-    live: bool = True
-
-
-class Result(Struct, frozen=True):
-    """Where the bundle is, what it takes on disk, what is missing in it."""
-
-    id: str
-    folder: str
-    size_bytes: int
-    incomplete: tuple[str, ...]
 
 
 def write(order: Order, wait: Callable[[float], object]) -> Result:

@@ -19,11 +19,12 @@ from eagle_eye.collector.commands import forensics as command
 from eagle_eye.collector.forensics import archive, shelf
 from eagle_eye.collector.forensics import processes as processes_module
 from eagle_eye.collector.forensics.bundle import Trigger, load_folder
+from eagle_eye.collector.forensics.order import Order
 from eagle_eye.collector.forensics.processes import device_holders, facts_of
 from eagle_eye.collector.forensics.replay import replay
 from eagle_eye.collector.forensics.timeline import timeline
 from eagle_eye.collector.forensics.triggers import Policy, Triggers, pids_in
-from eagle_eye.collector.forensics.writer import Order, write
+from eagle_eye.collector.forensics.writer import write
 from eagle_eye.collector.recorder.steps import packed_steps
 from eagle_eye.collector.recorder.store import Store
 from eagle_eye.native.errors import EagleEyeError, UsageError
