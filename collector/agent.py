@@ -166,7 +166,10 @@ class Agent:
         self.routing.sample(sample)
         self._engines.take(sample.engines, time.monotonic_ns())
         self.black_box.sample(sample)
-        self._take_events([*sample.events, *self.incidents.take(sample)])
+        changed = self.incidents.take(sample)
+        if changed:
+            self.routing.incidents(self.incidents.open())
+        self._take_events([*sample.events, *changed])
 
     def _take_events(self, events: Sequence[Event]) -> None:
         for event in events:

@@ -97,7 +97,12 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 # `--nats URL` and `--no-recorder` are what people type; all other flags follow from the name.
-_FLAGS = {"nats.url": "--nats", "recorder.enabled": "--recorder", "forensics.enabled": "--forensics"}
+_FLAGS = {
+    "nats.url": "--nats",
+    "routing.enabled": "--routing",
+    "recorder.enabled": "--recorder",
+    "forensics.enabled": "--forensics",
+}
 
 
 class Setting(Struct, frozen=True):

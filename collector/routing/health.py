@@ -15,6 +15,7 @@ Level = Literal["ok", "unknown", "degraded", "avoid"]
 # A snapshot comes at least once a minute; what is older than this says nothing of now.
 STALE_NS = 5_000_000_000
 MAX_FINDINGS = 1000
+MAX_LOST = 64
 MAX_REASON_CHARACTERS = 200
 # Clocks held down by heat or power for more than half of the time.
 HELD_DOWN_RATIO = 0.5
@@ -81,6 +82,7 @@ class Judge:
         self._facts: dict[str, _Facts] = {}
         self._pids: Mapping[str, Sequence[int]] = {}
         self._throttled: dict[str, _Throttled] = {}
+        self._lost: dict[str, Device] = {}
         self._trouble = ""
         self._at_ns = 0
 
@@ -90,7 +92,12 @@ class Judge:
         self.take_incidents(snapshot.incidents)
         self._trouble = next((f"devices: {each.state}" for each in snapshot.health if _blind(each)), "")
         readings = {reading.entity: reading for reading in snapshot.device_readings}
+        before = self._facts
         self._facts = {each.uuid: self._read(each, readings.get(each.uuid)) for each in snapshot.devices}
+        lost = {uuid: facts.device for uuid, facts in before.items() if uuid not in self._facts} | self._lost
+        self._lost = {uuid: device for uuid, device in lost.items() if uuid not in self._facts}
+        while len(self._lost) > MAX_LOST:
+            del self._lost[next(iter(self._lost))]
         self._throttled = {uuid: kept for uuid, kept in self._throttled.items() if uuid in self._facts}
 
     def take_incidents(self, incidents: Iterable[Incident]) -> None:
@@ -111,8 +118,9 @@ class Judge:
                 self._findings[f"{finding.id} {entity}"] = _Concern(entity, "", level, reason)
 
     def take_pids(self, pids: Mapping[str, Sequence[int]]) -> None:
-        """Processes that have a device open, by its uuid."""
-        self._pids = pids
+        """Processes that have a device open, by its uuid; of a device that vanished the last ones are remembered."""
+        remembered = self._facts.keys() | self._lost.keys()
+        self._pids = {uuid: found for uuid, found in self._pids.items() if uuid in remembered} | dict(pids)
 
     def verdict(self, state: EngineState, now_ns: int) -> Verdict:
         """What is open and concerns this engine; the worst comes first."""
@@ -121,7 +129,7 @@ class Judge:
         own = self._devices_of(state)
         used = own or list(self._facts.values())
         found: list[tuple[Level, str]] = [("unknown", self._trouble)] if self._trouble else []
-        found += [(one.level, one.reason) for one in self._of_node(state)]
+        found += self._of_node(state)
         for facts in used:
             found += [_capped(each, known=bool(own)) for each in self._of_device(facts)]
         level, reason = max(found, key=lambda each: _WORSE.index(each[0]), default=("ok", ""))
@@ -133,10 +141,23 @@ class Judge:
             max(pressures, default=None),
         )
 
-    def _of_node(self, state: EngineState) -> Iterator[_Concern]:
+    def _of_node(self, state: EngineState) -> Iterator[tuple[Level, str]]:
         for concern in [*self._incidents, *self._findings.values()]:
             if concern.entity in ("host", state.instance):
-                yield concern
+                yield concern.level, concern.reason
+            elif concern.level == "avoid" and not self._is_listed(concern):
+                # A device that fell off the bus is not listed any more.
+                yield _capped((concern.level, f"{concern.entity}: {concern.reason}"), known=False)
+        pids = {state.pid, *state.worker_pids} - {0}
+        for uuid, device in self._lost.items():
+            if not pids.isdisjoint(self._pids.get(uuid, ())):
+                yield "avoid", f"{_name(device)}, which it uses, is not listed any more"
+
+    def _is_listed(self, concern: _Concern) -> bool:
+        return any(
+            concern.entity == uuid or (concern.device and concern.device == facts.device.pci_bdf)
+            for uuid, facts in self._facts.items()
+        )
 
     def _of_device(self, facts: _Facts) -> Iterator[tuple[Level, str]]:
         yield facts.level, facts.reason
@@ -218,7 +239,8 @@ def _blind(health: Health) -> bool:
 
 
 def _words(incident: Incident) -> str:
-    return f"{incident.family} {incident.mnemonic or incident.code}: {incident.meaning or incident.action}"
+    name = f"{incident.family} {incident.code}"
+    return f"{name} {incident.mnemonic}: {incident.action}" if incident.mnemonic else f"{name}: {incident.action}"
 
 
 def _name(device: Device) -> str:

@@ -95,10 +95,32 @@ def test_an_incident_concerns_who_uses_its_device_by_uuid_or_address():
     for one in (incident("GPU-1"), incident("pci:0000:01:00.0", device="0000:01:00.0")):
         now = snapshot(S, incidents=(one,))
         assert verdict(engine(pid=2), now, pids=pids).level == "avoid"
-        assert "fell off" in verdict(engine(pid=2), now, pids=pids).reason
+        assert "nvidia.xid 79: reset_device" in verdict(engine(pid=2), now, pids=pids).reason
         assert verdict(engine(pid=1), now, pids=pids).level == "ok"
     assert verdict(engine(pid=1), snapshot(S, incidents=(incident("host", "reboot_node"),)), pids=pids).level == "avoid"
     assert verdict(engine(pid=1), snapshot(S, incidents=(incident(state="cleared"),)), pids=pids).level == "ok"
+
+
+def test_a_device_that_fell_off_the_bus_is_remembered_by_who_used_it():
+    judge = Judge()
+    judge.take_pids({"GPU-0": [1], "GPU-1": [2]})
+    judge.take_snapshot(snapshot(S))
+    judge.take_pids({"GPU-0": [1]})
+    judge.take_snapshot(snapshot(2 * S, devices=GPUS[:1]))
+    judge.take_pids({"GPU-0": [1]})
+
+    assert judge.verdict(engine(pid=1), 2 * S).level == "ok"
+    assert judge.verdict(engine(pid=2), 2 * S).level == "avoid"
+    judge.take_incidents([incident("pci:0000:01:00.0", "reboot_node", device="0000:01:00.0")])
+    assert judge.verdict(engine(pid=1), 2 * S).level == "degraded", "it may have used that one, too"
+    judge.take_snapshot(snapshot(3 * S))
+    assert judge.verdict(engine(pid=1), 3 * S).level == "ok"
+
+
+def test_a_warning_of_a_card_that_is_no_accelerator_is_no_reason():
+    nic = incident("pci:0000:f1:00.0", "watch", "warning", device="0000:f1:00.0")
+
+    assert verdict(engine(pid=1), snapshot(S, incidents=(nic,)), pids={"GPU-0": [1]}).level == "ok"
 
 
 @pytest.mark.parametrize(
