@@ -138,18 +138,16 @@ async def test_switched_off_it_says_nothing(server, agent, simulated):
     await client.close()
 
 
-async def test_the_example_of_the_readme_runs(server, agent, simulated, until, capsys):
+async def test_the_example_of_the_readme_runs(server, agent, simulated, capsys):
     real = server()
     real.start()
-    simulated(model="llama", requests_per_second=50.0)
+    simulated(model="llama")
     await agent(real.url)
-    client = RoutingClient(real.url)
-    await client.connect(10)
-    await until(lambda: len(client.table), 30)
     code = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[1]
     names: dict = {}
     exec(code.replace("nats://127.0.0.1:4222", real.url), names)
-    await names["main"]()
-
-    assert re.search(r"^ (idle|busy) \d+\.\d+$", capsys.readouterr().out, re.MULTILINE)
-    await client.close()
+    said = ""
+    async with asyncio.timeout(30):
+        while not re.search(r"^ (idle|busy) \d+\.\d+$", said, re.MULTILINE):
+            await names["main"]()
+            said += capsys.readouterr().out
