@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ...probes.model import EngineState, Event, Health, Snapshot
+from ...probes.model import Event, Health, Snapshot
 from ...probes.probe import EventSource, Sample
 from ..exporter import Source
-from ..recorder.previous import Previous, last_words
+from ..recorder.previous import Previous
 from ..recorder.recorder import Recorder, pstore_folders
 from ..recorder.source import recorder_source
 from ..settings import Settings
@@ -125,11 +125,6 @@ class BlackBox:
         if sample.device_pids:
             self._device_pids = [pid for pids in sample.device_pids.values() for pid in pids]
 
-    def engines(self, states: Sequence[EngineState]) -> None:
-        """States of engines, as they changed."""
-        if self._recorder:
-            self._recorder.engines(states)
-
     # In the recorder's or the freezer's thread.
 
     def _tell(self, event: Event) -> None:
@@ -139,7 +134,4 @@ class BlackBox:
     def _look_back(self, previous: Previous) -> None:
         over = previous.boot_id not in ("", self._boot_id)
         if self._freezer and over and previous.end == "unclean" and previous.last_ns:
-            words = last_words(previous.saved_logs)
-            reason = f"the boot before crashed: {words}" if words else "the boot before ended without a stop"
-            offset_ns = previous.last_wall_ns - previous.last_ns
-            self._freezer.look_back(previous.boot_id, previous.last_ns, offset_ns, reason)
+            self._freezer.look_back(previous)

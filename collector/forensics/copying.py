@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import zstandard
 
+from ..recorder.previous import SavedLog
 from ..recorder.reading import Reading, Record
 from ..recorder.steps import plain_steps
 from .redact import is_clean, redacted
@@ -28,11 +29,14 @@ _encoder = msgspec.json.Encoder()
 class Copy:
     """Of what one window held: `counts` by kind, and in `incomplete`, in sentences, what is missing."""
 
-    def __init__(self, recorder: Path, boot_id: str, start_ns: int, end_ns: int) -> None:
+    def __init__(
+        self, recorder: Path, boot_id: str, start_ns: int, end_ns: int, saved_logs: Sequence[SavedLog] = ()
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.incomplete: list[str] = []
         self._reading = Reading(recorder, boot_id)
         self._window = start_ns, end_ns
+        self._saved_logs = saved_logs
 
     def write(self, path: Path) -> None:
         """Writes the file. Raises OSError."""
@@ -49,7 +53,9 @@ class Copy:
             self.incomplete.append(f"{self._reading.damaged} parts of the recording could not be read")
 
     def _others(self) -> list[Timed]:
-        found: list[Timed] = []
+        end_ns = self._window[1]
+        found = [(end_ns, _encode("pstore", end_ns, redacted(msgspec.to_builtins(one)))) for one in self._saved_logs]
+        self.counts["pstore"] += len(found)
         size_bytes = left_out = 0
         for record in self._reading.records(*self._window):
             if record.kind == "snapshot":
@@ -80,7 +86,11 @@ class Copy:
 
 
 def _line(record: Record) -> bytes:
-    return _encoder.encode({"kind": record.kind, "at_ns": record.at_ns, "data": _data(record)})
+    return _encode(record.kind, record.at_ns, _data(record))
+
+
+def _encode(kind: str, at_ns: int, data: Any) -> bytes:
+    return _encoder.encode({"kind": kind, "at_ns": at_ns, "data": data})
 
 
 def _data(record: Record) -> Any:

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from ...probes.model import Event
 from ...probes.probe import EventSource
+from ..recorder.previous import Previous, SavedLog, last_words
 from . import shelf
 from .bundle import Trigger, bundle_folders
 from .order import COMMAND, Order, Result
@@ -53,6 +54,7 @@ class Wanted(Struct, frozen=True):
     wall_offset_ns: int
     boot_id: str = ""
     done: Path | None = None
+    saved_logs: tuple[SavedLog, ...] = ()
 
 
 class Freezer:
@@ -123,14 +125,17 @@ class Freezer:
             self._triggers.refused["same_window"] += 1
         else:
             near = (pid for at_ns, pids in self._named if now_ns - at_ns < NAMED_NS for pid in pids)
-            trigger = msgspec.structs.replace(trigger, pids=tuple({*trigger.pids, *near}))
+            trigger = msgspec.structs.replace(trigger, pids=tuple(dict.fromkeys((*trigger.pids, *near))))
             self._want(Wanted(trigger, event.at_ns, event.wall_offset_ns))
 
-    def look_back(self, boot_id: str, at_ns: int, wall_offset_ns: int, reason: str) -> None:
+    def look_back(self, previous: Previous) -> None:
         """A boot that crashed, as far as it was recorded."""
+        boot_id, words = previous.boot_id, last_words(previous.saved_logs)
+        reason = f"the boot before crashed: {words}" if words else "the boot before ended without a stop"
         trigger = Trigger(reason=reason, kind="recorder.previous_boot", entity="host", cause=f"boot:{boot_id}")
         if self._triggers.allow(trigger, time.monotonic_ns()):
-            self._want(Wanted(trigger, at_ns, wall_offset_ns, boot_id))
+            offset_ns = previous.last_wall_ns - previous.last_ns
+            self._want(Wanted(trigger, previous.last_ns, offset_ns, boot_id, saved_logs=previous.saved_logs))
 
     def _want(self, wanted: Wanted) -> None:
         try:
@@ -189,6 +194,7 @@ class Freezer:
             after_ns=self._bounds.after_ns,
             simulated=self._simulated,
             live=not wanted.boot_id,
+            saved_logs=wanted.saved_logs,
             **self._common,
         )
 

@@ -6,6 +6,7 @@ import sys
 
 from msgspec import Struct
 
+from ..recorder.previous import SavedLog
 from .bundle import Trigger
 
 COMMAND = (sys.executable, "-P", "-m", "eagle_eye.collector.forensics.writer")
@@ -28,6 +29,7 @@ class Order(Struct, frozen=True):
     proc: str = "/proc"
     sys: str = "/sys"
     config: tuple[dict[str, str], ...] = ()
+    saved_logs: tuple[SavedLog, ...] = ()
     simulated: bool = False
     live: bool = True
 

@@ -24,8 +24,8 @@ _DEVICE = re.compile(r"(?:nvidia|davinci)\d{1,4}")
 
 
 def facts_of(proc: Path, pids: Iterable[int]) -> list[dict[str, Any]]:
-    """Facts of each process and its threads by the names of their files. What was not told in time is named."""
-    return [_within_deadline(proc, pid) for pid in sorted(set(pids))[:MAX_PROCESSES]]
+    """Facts of the first processes and their threads, by the names of files; what was not told in time is named."""
+    return [_within_deadline(proc, pid) for pid in list(dict.fromkeys(pids))[:MAX_PROCESSES]]
 
 
 def _within_deadline(proc: Path, pid: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rules(Struct, frozen=True, forbid_unknown_fields=True):
-    """`names` fully matches names whose value is a secret whatever it looks like, `hints` and `shape` are parts of all."""
+    """`names` fully matches names whose value is a secret whatever it looks like; `hints`, `shape`: parts of all."""
 
     hints: tuple[str, ...]
     shape: str

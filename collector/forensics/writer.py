@@ -36,7 +36,7 @@ def write(order: Order, wait: Callable[[float], object]) -> Result:
     """Writes the bundle whole or not at all; `wait` sleeps for so many seconds. Raises OSError."""
     os.umask(0o077)
     paths = Paths(proc=Path(order.proc), sys=Path(order.sys))
-    pids = {*order.trigger.pids, *device_holders(paths.proc)} if order.live else set()
+    pids = [*order.trigger.pids, *device_holders(paths.proc)] if order.live else []
     observed = [facts_of(paths.proc, pids)]
     end_ns = order.at_ns + order.after_ns
     if order.live:
@@ -48,7 +48,8 @@ def write(order: Order, wait: Callable[[float], object]) -> Result:
     unfinished = folder.with_name(f".{order.id}.tmp")
     unfinished.mkdir(parents=True)
     try:
-        copy = Copy(Path(order.recorder), order.boot_id, order.at_ns - order.before_ns, end_ns)
+        window = order.at_ns - order.before_ns, end_ns
+        copy = Copy(Path(order.recorder), order.boot_id, *window, order.saved_logs)
         copy.write(unfinished / RECORDS)
         _dump(unfinished / PROCESSES, redacted(observed))
         _dump(unfinished / CONFIG, redacted(order.config))
@@ -76,7 +77,7 @@ def _manifest(order: Order, copy: Copy, end_ns: int, paths: Paths) -> Manifest:
         agent=__version__,
         versions=redacted(versions(paths)),
         hashes=hashes(),
-        counts=dict(copy.counts),
+        counts=dict(+copy.counts),
         incomplete=tuple(copy.incomplete),
         simulated=order.simulated,
     )

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from eagle_eye.collector.recorder.store import Store
+
 COMMAND = [sys.executable, "-m", "eagle_eye"]
 KMSG = Path("/dev/kmsg")
 QUIET = ("--no-sched", "--no-process", "--no-tasks", "--no-link", "--no-pressure", "--no-devices")
@@ -92,9 +94,9 @@ def test_an_xid_in_the_kernel_log_becomes_a_bundle(agent, tmp_path):
     assert BDF.encode() in files["records.jsonl"]
     assert not [name for name, body in files.items() if SECRET.encode() in body]
     assert "reboot node" in files["report.md"].decode()
-    (facts, *_), *_ = json.loads(files["processes.json"])
-    assert facts["pid"] == running.pid
-    assert facts["threads_total"] > 3
+    at_once, at_the_end = json.loads(files["processes.json"])
+    assert next(one for one in at_once if one["pid"] == running.pid)["threads_total"] > 3
+    assert [one["pid"] for one in at_once] == [one["pid"] for one in at_the_end]
     with urllib.request.urlopen(running.url, timeout=5) as answer:
         page = answer.read().decode()
     assert re.search(r"^eagle_eye_forensics_bundles [1-9]", page, re.MULTILINE)
@@ -123,6 +125,28 @@ def test_a_person_asks_a_running_agent_and_a_dead_one(agent, tmp_path):
 
 def listed(state):
     return [json.loads(line) for line in cli(state, "list", "-j").splitlines()]
+
+
+def test_a_boot_that_crashed_is_frozen_with_its_last_words(agent, tmp_path):
+    state, saved = tmp_path / "state", tmp_path / "pstore"
+    about = {"boot_id": "gone", "node": "n", "cluster": "c", "encoding": "json"}
+    store = Store(state / "recorder", limit_bytes=2**26, keep_ns=10**15, about=about)
+    event = {"id": "gone:test:1", "kind": "process.exec", "at_ns": 811 * 10**9, "wall_offset_ns": 0, "node": "n"}
+    event |= {"boot_id": "gone", "entity": "host", "attributes": {"task": "sh", "pid": 3, "filename": "/bin/last"}}
+    store.write({"event": [(event["at_ns"], json.dumps(event).encode())]})
+    store.close()
+    saved.mkdir()
+    panic = "<0>[  811.200000] Kernel panic - not syncing: Fatal exception in interrupt"
+    xid = f"<4>[  811.100000] NVRM: Xid (PCI:{BDF}): 79, GPU has fallen off the bus."
+    (saved / "dmesg-erst-1").write_text(f"Panic#1 Part1\n{xid}\n{panic}\n")
+    agent("--recorder-pstore-archive", str(saved))
+    (bundle,) = wait_for(lambda: [row for row in listed(state) if row["boot_id"] == "gone"])
+
+    assert bundle["trigger"]["reason"].endswith("Kernel panic - not syncing: Fatal exception in interrupt")
+    shown = cli(state, "show", bundle["id"])
+    assert "runs /bin/last" in shown
+    assert shown.index("GPU has fallen off the bus") < shown.index("Kernel panic - not syncing: Fatal", 500)
+    assert "nvidia.xid 79" in cli(state, "replay", bundle["id"], code=1)
 
 
 def test_what_is_switched_off_leaves_nothing(agent, tmp_path):
