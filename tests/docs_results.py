@@ -14,7 +14,7 @@ def results(bench: str) -> dict[str, Any]:
 
 
 def cost_table() -> str:
-    rows = [*drain_rows(), *sched_rows(), *tasks_rows(), *agent_rows(), *publish_rows(), *device_rows()]
+    rows = [*drain_rows(), *sched_rows(), *tasks_rows(), *agent_rows(), *publish_rows(), *device_rows(), *decode_rows()]
     head = "| What | Eagle Eye | Peers, in the same run |\n|---|---|---|"
     return "\n".join([head, *(f"| {what} | {ours} | {peers} |" for what, ours, peers in rows)])
 
@@ -90,6 +90,23 @@ def publish_rows() -> list[tuple[str, str, str]]:
             f"median {ours['p50_ms']:.2f} ms, p99 {ours['p99_ms']:.1f} ms",
             f"bare nats-py median {peer['p50_ms']:.2f} ms, p99 {peer['p99_ms']:.1f} ms",
         )
+    ]
+
+
+def decode_rows() -> list[tuple[str, str, str]]:
+    one = results("decode")["metrics"]
+    rates, found = one["lines_per_second"], one["found_ratio"]
+    peers = ("gpud", "NVSentinel", "node-problem-detector")
+
+    def row(what: str, log: str, ours: str, known: dict[str, str]) -> tuple[str, str, str]:
+        thousands = {who: f"{rate / 1e3:,.0f} k/s" for who, rate in rates[log].items()}
+        theirs = ", ".join(f"{peer} {thousands[peer]}{known.get(peer, '')}" for peer in peers)
+        return f"kernel-log lines, {what}, one core", thousands["eagle_eye"] + ours, f"regular expressions of {theirs}"
+
+    known = {peer: f" ({100 * found[peer]:.0f} % known)" for peer in peers}
+    return [
+        row("ordinary ones", "ordinary lines", "", {}),
+        row("faults", "faults of all families", ", all fields read", known),
     ]
 
 
