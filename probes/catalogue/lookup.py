@@ -20,6 +20,7 @@ FAMILIES = (
 )  # fmt: skip
 _INFORMING = frozenset({"nvidia.identity"})
 _NUMBERED = {"nvidia.xid": "xid", "nvidia.sxid": "sxid", "pcie.aer": "aer"}
+_NVLINK5_DRIVER = "560.35.03"
 _SHORT = 80
 
 
@@ -33,7 +34,9 @@ def look_up(decoded: Decoded, driver: str = "") -> Entry | None:
         return None
     if family in ascend.FAMILIES:
         return ascend.entry(code[:_SHORT], decoded.fields)
-    entry = _plain(family[:_SHORT], code[:_SHORT], driver[:_SHORT])
+    # Only drivers that know NVLink 5 print its registers.
+    least = driver or (_NVLINK5_DRIVER if "intrinfo" in decoded.fields else "")
+    entry = _plain(family[:_SHORT], code[:_SHORT], least[:_SHORT])
     if family == "nvidia.xid":
         return nvidia.of_xid(entry, code, decoded.fields, driver)
     if family == "nvidia.sxid":

@@ -9,6 +9,7 @@ from msgspec import structs
 
 from .entry import Entry, from_row
 
+_FREE = re.compile("RESERVED|UNUSED")
 _VERSION = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,3}")
 
 
@@ -33,7 +34,7 @@ def entry(rows: Sequence[Mapping[str, str]], driver: str) -> Entry:
     """The entry that holds for `driver`. Without one it is today's, and tells what the number meant before."""
     index = choose(rows, driver)
     chosen = from_row(rows[index])
-    others = [row for row in rows[:index] if row["meaning"] != chosen.meaning]
+    others = [row for row in rows[:index] if row["meaning"] != chosen.meaning and not _FREE.search(row["mnemonic"])]
     if parse(driver) or not others:
         return chosen
     before = f"(The driver is not known. Before {rows[index]['since']} this number meant: {others[0]['meaning']})"

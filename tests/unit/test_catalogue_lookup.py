@@ -96,7 +96,9 @@ def test_the_meaning_is_that_of_the_driver(code, driver, mnemonic, bucket):
 def test_without_a_driver_both_meanings_are_told():
     assert "keys" in look_up(Decoded("nvidia.xid", "144")).meaning
     assert "keys" not in look_up(Decoded("nvidia.xid", "144"), "570.86.15").meaning
-    assert "not known" not in look_up(Decoded("nvidia.xid", "13")).meaning  # only its name changed
+    for code in ("13", "162"):  # only its name changed; was kept free
+        assert "not known" not in look_up(Decoded("nvidia.xid", code)).meaning
+    assert "not known" not in nvlink("0x00000001", "0x00000001", code="144").meaning  # registers tell the driver
 
 
 def nvlink(intrinfo, status, *, code="145", driver="", **fields):
