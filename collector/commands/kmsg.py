@@ -49,8 +49,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.file == "-" and sys.stdin.isatty():
         raise UsageError("there is nothing to read on a terminal", remedy="dmesg | eagle-eye kmsg decode")
+    if arguments.all and not arguments.json:
+        raise UsageError("--all shows what only -j can tell apart", remedy="eagle-eye kmsg decode -j --all")
     show = _json if arguments.json else _text
-    log = _Log(arguments.driver, _unknown if arguments.all and arguments.json else None)
+    log = _Log(arguments.driver, _unknown if arguments.all else None)
     with opened(arguments.file) as file:
         for data, now_ns in lines_of(file, lambda: log.waits):
             sys.stdout.writelines(f"{line}\n" for line in log.shown(data, now_ns, show))

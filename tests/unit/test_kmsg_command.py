@@ -154,6 +154,7 @@ def test_what_cannot_be_read_is_named(tmp_path, capsys):
 def test_usage_is_explained(capsys):
     assert main(["kmsg"]) == 2
     assert main(["kmsg", "encode"]) == 2
+    assert main(["kmsg", "decode", "--all", "/dev/null"]) == 2
     assert main(["kmsg", "decode", "--drivers", "5"]) == 2
     assert "--drivers" in capsys.readouterr().err
     assert main(["kmsg", "decode", "--help"]) == 0
