@@ -102,7 +102,7 @@ class Fault(Struct, frozen=True, omit_defaults=True):
     `entity` is a device's uuid, `pci:` and its address where no more is known, or "host"; `device` is the PCI
     address (`0000:9b:00.0`). `code` is the family's own: an Xid, an event id in hex, the name of an AER bit.
     `bucket` is the vendor's word for the action, `cause` the code that the source itself says came first.
-    `sources` are those that told it: kmsg, tracepoint, nvml, dcmi. `count` is how often it was told as one.
+    `sources` are those that told it: kmsg, tracepoint, nvml, dcmi, sysfs. `count` is how often it was told as one.
     """
 
     id: str
