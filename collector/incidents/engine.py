@@ -8,6 +8,7 @@ is counted in `dropped`.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
@@ -104,15 +105,16 @@ class Engine:
         self.book.put_away(record)
         return Change("cleared", record)
 
-    def rename(self, slot: str, uuid: str) -> list[Change]:
-        """The device at `slot` (an address without function) has this uuid, as is known now."""
+    def rename(self, uuids: Mapping[str, str]) -> list[Change]:
+        """Devices have these uuids, by the names used until now, as is known now."""
         renamed = []
         for record in list(self.book.open.values()):
-            nameless = [part for part in record.parts if part.place.is_nameless_at(slot)]
+            nameless = [part for part in record.parts if part.place.entity in uuids]
             if not nameless:
                 continue
             self.book.forget(record)
             for part in nameless:
+                uuid = uuids[part.place.entity]
                 self.frequency.rename(part.place.entity, uuid)
                 part.place = Place(uuid, part.place.address)
             unite(record)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import structlog
+from msgspec.structs import replace
 
 from ...probes.model import Device, DeviceLink, Event, Fault, Incident
 from ...probes.paths import Paths
@@ -144,7 +145,8 @@ class Incidents:
         if self._is_replayed(fault):
             return []
         entity = self._places.place(fault).entity
-        new = self._merger.new(entity, fault)
+        new, family = self._merger.new(entity, fault)
+        fault = fault if family == fault.family else replace(fault, family=family)
         self._figures.count(fault, new)
         wall_offset_ns = time.time_ns() - time.monotonic_ns()
         changes = self._engine.take(fault, new, wall_offset_ns)
@@ -174,12 +176,11 @@ class Incidents:
         return False
 
     def _learn(self, devices: Sequence[Device], topology: Sequence[DeviceLink], now_ns: int) -> list[Event]:
-        changes: list[Change] = []
-        for slot, uuid in self._places.learn(devices, topology).items():
-            for function in range(8):
-                self._merger.rename(f"pci:{slot}.{function}", uuid)
-            changes += self._engine.rename(slot, uuid)
-        return self._tell(changes, now_ns)
+        uuids = self._places.learn(devices, topology)
+        if not uuids:
+            return []
+        self._merger.rename(uuids)
+        return self._tell(self._engine.rename(uuids), now_ns)
 
     def _heed_device(self, event: Event, now_ns: int) -> list[Event]:
         if event.kind == "device.vanished":

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 
 from msgspec import Struct
 
 from ...probes.model import Fault
+from .record import kin
 
 MAX_KEYS = 4096
 MAX_TELLINGS = 64
+# Counters are read seconds after what they count; nobody tells later than this.
+FORGET_NS = 60_000_000_000
 
 Key = tuple[str, str, str, str]
 
 
 class _Telling(Struct):
-    """`matched` says how many of its `count` each source has told.
+    """`matched` says how many of its `count` each source has told, between `since_ns` and `at_ns`.
 
     `only` is the source that had told all until then: it finds nothing here that somebody else told.
     """
 
+    since_ns: int
     at_ns: int
+    family: str
     subcode: str
     count: int
     matched: dict[str, int]
@@ -34,27 +40,29 @@ class Merger:
         self._window_ns = window_ns
         self._tellings: OrderedDict[Key, deque[_Telling]] = OrderedDict()
 
-    def new(self, entity: str, fault: Fault) -> int:
-        """How many of `fault.count` nobody else has told yet; 0 when this is another source of known ones."""
-        tellings = self._of((entity, fault.family, fault.code, fault.phase), fault.at_ns)
-        left = max(fault.count, 1)
+    def new(self, entity: str, fault: Fault) -> tuple[int, str]:
+        """How many of `fault.count` nobody else has told yet, and the family under which it was told first."""
+        tellings = self._of((entity, kin(fault.family), fault.code, fault.phase), fault.at_ns)
         source = fault.sources[0] if fault.sources else ""
-        if source and tellings and tellings[-1].only == source:
-            tellings.append(_Telling(fault.at_ns, fault.subcode, left, {source: left}, only=source))
-            return left
-        for telling in tellings:
-            if telling.matched.get(source, 0) < telling.count:
-                left -= self._match(telling, fault, source, left)
-                if not left:
-                    return 0
-        tellings.append(_Telling(fault.at_ns, fault.subcode, left, {source: left}, only="" if tellings else source))
-        return left
+        since_ns = _since_ns(fault)
+        left, family = max(fault.count, 1), fault.family
+        known = () if source and tellings and tellings[-1].only == source else tellings
+        for telling in known:
+            taken = self._match(telling, fault, source, since_ns, left)
+            left, family = left - taken, telling.family if taken else family
+            if not left:
+                return 0, family
+        only = source if not tellings or tellings[-1].only == source else ""
+        told = _Telling(since_ns, fault.at_ns, family, fault.subcode, left, {source: left}, only)
+        tellings.append(told)
+        return left, family
 
-    def rename(self, before: str, after: str) -> None:
-        for key in [key for key in self._tellings if key[0] == before]:
-            tellings = self._tellings.pop(key)
-            tellings.extendleft(reversed(self._tellings.get((after, *key[1:]), ())))
-            self._tellings[after, key[1], key[2], key[3]] = tellings
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Entities have other names from now on."""
+        for key in [key for key in self._tellings if key[0] in names]:
+            tellings, renamed = self._tellings.pop(key), (names[key[0]], *key[1:])
+            tellings.extendleft(reversed(self._tellings.get(renamed, ())))
+            self._tellings[renamed] = tellings
 
     def _of(self, key: Key, at_ns: int) -> deque[_Telling]:
         tellings = self._tellings.get(key)
@@ -63,15 +71,24 @@ class Merger:
             if len(self._tellings) > MAX_KEYS:
                 self._tellings.popitem(last=False)
         self._tellings.move_to_end(key)
-        while tellings and tellings[0].at_ns < at_ns - 2 * self._window_ns:
+        while tellings and tellings[0].at_ns < at_ns - FORGET_NS:
             tellings.popleft()
         return tellings
 
-    def _match(self, telling: _Telling, fault: Fault, source: str, wanted: int) -> int:
-        if abs(telling.at_ns - fault.at_ns) > self._window_ns:
+    def _match(self, telling: _Telling, fault: Fault, source: str, since_ns: int, wanted: int) -> int:
+        told = telling.matched.get(source, 0)
+        if told >= telling.count:
+            return 0
+        if telling.since_ns - self._window_ns > fault.at_ns or since_ns > telling.at_ns + self._window_ns:
             return 0
         if telling.subcode and fault.subcode and telling.subcode != fault.subcode:
             return 0
-        taken = min(wanted, telling.count - telling.matched.get(source, 0))
-        telling.matched[source] = telling.matched.get(source, 0) + taken
+        taken = min(wanted, telling.count - told)
+        telling.matched[source] = told + taken
         return taken
+
+
+def _since_ns(fault: Fault) -> int:
+    """A source that counts says since when; others tell at once."""
+    since_ns = fault.fields.get("since_ns")
+    return min(since_ns, fault.at_ns) if isinstance(since_ns, int) and since_ns > 0 else fault.at_ns

@@ -30,9 +30,6 @@ class Place(Struct, frozen=True):
     def slot(self) -> str:
         return self.address[:-2] if self.address else self.entity
 
-    def is_nameless_at(self, slot: str) -> bool:
-        return self.entity == f"pci:{self.address}" and self.slot == slot
-
 
 class Places:
     """What is known of devices: addresses, uuids, the ports above them and their direct links."""
@@ -46,16 +43,17 @@ class Places:
         self._above: OrderedDict[str, tuple[str, ...] | None] = OrderedDict()
 
     def learn(self, devices: Sequence[Device], topology: Sequence[DeviceLink] = ()) -> dict[str, str]:
-        """Takes what a round told; gives the uuids by slot that were not known before."""
+        """Takes what a round told; gives the uuids that were not known before by the names used until now."""
         new: dict[str, str] = {}
         for device in devices:
             self._devices[device.uuid] = device
             address = canonical(device.pci_bdf)
             if device.parent_uuid or not address:
                 continue
-            slot = address[:-2]
+            slot, number = address[:-2], f"{device.vendor}-{device.index}"
             if self._uuids.get(slot) != device.uuid:
-                new[slot] = self._uuids[slot] = device.uuid
+                self._uuids[slot] = self._uuids[number] = device.uuid
+                new |= {f"pci:{slot}.{function}": device.uuid for function in range(8)} | {number: device.uuid}
                 self.above(address)
         if topology:
             self._learn_links(topology)
@@ -75,12 +73,14 @@ class Places:
         if uuid:
             return Place(uuid, canonical(fault.device or self._devices[uuid].pci_bdf))
         address = canonical(fault.device or fault.entity.removeprefix("pci:"))
-        if not address:
-            return Place(fault.entity or HOST)
-        known = self._uuids.get(address[:-2])
-        if known is None and not fault.entity.startswith("pci:") and fault.entity not in ("", HOST):
-            known = fault.entity
-        return Place(known or f"pci:{address}", address)
+        is_named = fault.entity not in ("", HOST) and not fault.entity.startswith("pci:")
+        if address:
+            return Place(self._uuids.get(address[:-2]) or (fault.entity if is_named else f"pci:{address}"), address)
+        index = fault.fields.get("device_index")
+        if not is_named and isinstance(index, int) and fault.family.startswith("ascend."):
+            number = f"ascend-{index}"
+            return Place(self._uuids.get(number, number))
+        return Place(fault.entity or HOST)
 
     def device(self, entity: str) -> Device | None:
         return self._devices.get(entity)

@@ -62,7 +62,8 @@ class Node:
         self.told = self.merged = 0
 
     def take(self, fault: Fault):
-        new = self.merger.new(self.places.place(fault).entity, fault)
+        new, family = self.merger.new(self.places.place(fault).entity, fault)
+        fault = replace(fault, family=family)
         self.told += new
         self.merged += fault.count - new
         return self.engine.take(fault, new, WALL_OFFSET_NS)

@@ -159,16 +159,61 @@ def test_each_of_many_is_matched_once():
     merger = Merger(RULES.merge.window)
     folded = xid(31, 100.0, count=5)
 
-    new = merger.new("e", folded)
-    again = [merger.new("e", xid(31, 100.0 + at / 10, source="nvml")) for at in range(7)]
+    new, _ = merger.new("e", folded)
+    again = [merger.new("e", xid(31, 100.0 + at / 10, source="nvml"))[0] for at in range(7)]
 
     assert (new, again) == (5, [0, 0, 0, 0, 0, 1, 1])
+
+
+def test_log_and_library_of_an_npu_tell_one_fault(tmp_path):
+    node = Node(tmp_path, {})
+    npu = Device(vendor="ascend", index=5, uuid="NPU-5", pci_bdf="0000:c1:00.0", kind="npu")
+    told = {"phase": "occurrence", "address": ""}
+    node.take(xid("0x80E01801", 100.0, family="ascend.host_kernel", entity="host", fields={"device_index": 5}, **told))
+    uuids = node.places.learn([npu])
+    node.merger.rename(uuids)
+    node.engine.rename(uuids)
+    node.take(xid("0x80E01801", 100.2, family="ascend.event", entity="NPU-5", source="dcmi", **told))
+
+    record = only(node.engine.book.open.values())
+    assert (record.primary.key[0], record.primary.count) == ("NPU-5", 1)
+    assert (record.primary.family, record.primary.sources) == ("ascend.host_kernel", ("dcmi", "kmsg"))
+
+    node.take(
+        xid("0x80E01801", 300.0, family="ascend.event", entity="NPU-5", source="dcmi", phase="recovery", address="")
+    )
+    assert record.cleared_by == "recovery"
+
+
+def test_two_npus_without_a_name_are_two(node):
+    for index in (2, 5):
+        node.take(
+            xid(
+                "0x80E01801",
+                100.0,
+                family="ascend.host_kernel",
+                entity="host",
+                address="",
+                fields={"device_index": index},
+            )
+        )
+
+    assert {one.primary.place.entity for one in node.engine.book.open.values()} == {"ascend-2", "ascend-5"}
+
+
+def test_a_counter_that_is_read_seconds_later_counts_nothing_twice():
+    merger = Merger(RULES.merge.window)
+    line = xid("SDES", 100.0, family="pcie.aer")
+    counter = xid("SDES", 104.9, family="pcie.aer", source="sysfs", fields={"since_ns": round(99.9 * SECOND_NS)})
+    later = xid("SDES", 109.9, family="pcie.aer", source="sysfs", fields={"since_ns": round(104.9 * SECOND_NS)})
+
+    assert [merger.new("e", fault)[0] for fault in (line, counter, later)] == [1, 0, 1]
 
 
 def test_another_time_is_another_fault():
     merger = Merger(RULES.merge.window)
 
-    assert [merger.new("e", xid(31, at, source=source)) for at, source in ((1, "kmsg"), (9, "nvml"))] == [1, 1]
+    assert [merger.new("e", xid(31, at, source=source))[0] for at, source in ((1, "kmsg"), (9, "nvml"))] == [1, 1]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["kmsg", "nvml", "tracepoint"]), st.integers(0, 1000)), max_size=60))
@@ -179,7 +224,7 @@ def test_no_source_alone_is_ever_merged_with_itself(tellings):
     new = 0
     for source, at_ms in sorted(tellings, key=lambda one: one[1]):
         counts[source] = counts.get(source, 0) + 1
-        new += merger.new("e", xid(31, 100 + at_ms / 1000, source=source))
+        new += merger.new("e", xid(31, 100 + at_ms / 1000, source=source))[0]
 
     assert max(counts.values(), default=0) <= new <= len(tellings)
 
