@@ -20,6 +20,8 @@
 #define LOOK_BYTES (TICK_OFFSET + 32)
 /* A look comes late by this part of the time that a ring has been quiet. */
 #define QUIET_PARTS 128
+/* Of a ring whose steps are no further apart than so many looks, every other look is left out. */
+#define QUICK_LOOKS 16
 
 struct look {
 	uint64_t head;
@@ -38,6 +40,7 @@ struct slot {
 	struct look last;
 	uint64_t moved_ns;
 	uint64_t woken_ns;
+	uint64_t stepped_ns; /* when the reader was last woken for a step, not for a tick */
 	uint64_t asked_ns;    /* when its lock was tried */
 	uint64_t interval_ns; /* between steps, learned */
 	uint64_t floor_ns;
@@ -129,7 +132,8 @@ static void note_move(struct slot *s, const struct look *seen, uint64_t now)
 /* Steps come about as regularly as before: none is looked for right after one. */
 static uint64_t nap_of(const struct engine_poll *p, const struct slot *s, uint64_t now)
 {
-	uint64_t quiet = now - s->moved_ns, expected = s->interval_ns - s->interval_ns / 8;
+	uint64_t quiet = now - s->moved_ns, expected = s->interval_ns - s->interval_ns / 16;
+	uint64_t least = s->interval_ns < p->times.busy_ns * QUICK_LOOKS ? 2 * p->times.busy_ns : p->times.busy_ns;
 	uint64_t longest = in_flight(&s->last) ? p->times.flight_ns : p->times.idle_ns;
 	uint64_t nap = quiet / QUIET_PARTS;
 
@@ -137,18 +141,18 @@ static uint64_t nap_of(const struct engine_poll *p, const struct slot *s, uint64
 		nap = expected - quiet;
 	if (nap > longest)
 		nap = longest;
-	return nap > p->times.busy_ns ? nap : p->times.busy_ns;
+	return nap > least ? nap : least;
 }
 
 /* A word is fresh when it leaves at the end of a step: that is taken up to half a step sooner than the floor, and
  * waited for a little longer, unless it is late. */
 static bool is_time(const struct slot *s, uint64_t now)
 {
-	uint64_t since = now - s->woken_ns, step = s->interval_ns < s->floor_ns ? s->interval_ns : 0;
+	uint64_t step = s->interval_ns < s->floor_ns ? s->interval_ns : 0;
 
 	if (s->moved_ns == now)
-		return since + step / 2 >= s->floor_ns;
-	return since >= s->floor_ns && now - s->moved_ns >= step + step / 4;
+		return now - s->stepped_ns + step / 2 >= s->floor_ns;
+	return now - s->woken_ns >= s->floor_ns && now - s->moved_ns >= step + step / 4;
 }
 
 /* Whether the reader must hear of this ring now. */
@@ -163,6 +167,8 @@ static bool is_due(struct engine_poll *p, struct slot *s, uint64_t now)
 		return false;
 	if (!is_urgent(&seen, &s->told) && !is_time(s, now))
 		return false;
+	if (seen.head != s->told.head)
+		s->stepped_ns = now;
 	s->told = seen;
 	s->woken_ns = now;
 	s->changed = true;

@@ -16,7 +16,7 @@ class Times(Struct, frozen=True):
     up to `idle_ns` where nothing moves. Whether a writer lives is tried `alive_ns` apart.
     """
 
-    busy_ns: int = 1_000_000
+    busy_ns: int = 500_000
     flight_ns: int = 4_000_000
     idle_ns: int = 10_000_000
     alive_ns: int = 20_000_000
