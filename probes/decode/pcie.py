@@ -123,12 +123,12 @@ def _firmware_status(text: str, driver: str, device: str) -> Decoded | None:
 def _bit(text: str, driver: str, device: str) -> Decoded | None:
     """`[ 5] Surprise Down Error    (First)`."""
     number, closed, name = text.removeprefix("[").partition("]")
-    if not closed or not text.startswith("[") or not number.strip().isdigit():
+    if not closed or not text.startswith("["):
         return None
     name = name.strip()
     first = name.endswith("(First)")
     bit = by_printed_name(name.removesuffix("(First)").strip())
-    if bit is None or int(number.strip()[:3]) != bit.bit:
+    if bit is None or scan.integer(number) != bit.bit:
         return None
     return _report(device, scan.known(driver=driver, bits=[bit.name], first=bit.name if first else ""))
 

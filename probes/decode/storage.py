@@ -68,7 +68,7 @@ parse = first_of(_block_error, _scsi, by_shapes(_NAME))
 def join(earlier: Decoded, later: Decoded) -> Decoded | None:
     """What one command of a SCSI disk ended with. With the block layer's line comes the sector, and the end."""
     old, new = earlier.fields, later.fields
-    if not earlier.incomplete or old["disk"] != new.get("disk"):
+    if not earlier.incomplete or "disk" not in old or old["disk"] != new.get("disk"):
         return None
     if "sector" in new:
         code = earlier.code or later.code

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eagle_eye.native.errors import UnavailableError
@@ -57,6 +57,25 @@ def test_a_line_that_was_cut_or_overwritten_makes_no_parser_raise(parts):
     for family in HOST:
         found = family.parse(text)
         assert found is None or is_sound(found)
+
+
+@given(st.lists(cut, max_size=6))
+@example(
+    [
+        ({"line": "sd 0:0:1:0: [] tag#7 Sense Key : Medium Error"}, 99, 99, ""),
+        ({"line": "XFS (sdb)"}, 9, 9, ": log I/O error -5"),
+    ]
+)
+@example([({"line": "nvme 0000:84:00.0:    [12"}, 99, 99, "²] Timeout")])
+def test_lines_that_were_cut_are_joined_or_not_and_none_is_lost(parts):
+    texts = [line["line"][:start] + inserted + line["line"][end:] for line, start, end, inserted in parts]
+    texts = ["".join(char for char in text if char.isprintable()) for text in texts]
+
+    found = list(decode_lines(texts))
+
+    covered = [line for one in found for line in one.lines]
+    assert len(covered) == len(set(covered))
+    assert all(is_sound(one.decoded) for one in found)
 
 
 def is_sound(found: Decoded) -> bool:
