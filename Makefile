@@ -23,7 +23,7 @@ done; \
   apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $$missing >/dev/null; }
 endef
 
-.PHONY: help build run test lint types unit bench wheel docs clean packages-build packages-test packages-bench packages-kernels test-kernels
+.PHONY: help build run test lint types unit test-engine bench wheel docs clean packages-build packages-test packages-bench packages-kernels test-kernels
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,10 @@ unit: build ## pytest (ARGS="-k name" to choose)
 test-kernels: packages-kernels build ## every probe on Debian's kernels under QEMU (KERNELS="sid" for others)
 	@$(BIN)/python tests/kernels/run.py $(KERNELS)
 
+test-engine: ## the vLLM plugin in real engines on the CPU, own environment of 2 GB (ARGS="-m slow" for ranks and versions)
+	@tests/engine/install.sh $(if $(findstring slow,$(ARGS)),0.28.0 0.30.0 0.31.0)
+	@cd tests/engine && ../../build/engine-venv/bin/python -m pytest -c pytest.ini --confcutdir . $(or $(ARGS),-m "not slow")
+
 bench: packages-bench build ## benchmarks beside their peers (BENCH=drain for one)
 	@for b in $(if $(BENCH),$(BENCH),$(patsubst tests/bench/bench_%.py,%,$(wildcard tests/bench/bench_*.py))); do \
 	  $(BIN)/python tests/bench/bench_$$b.py || exit 1; done
@@ -54,8 +58,8 @@ bench: packages-bench build ## benchmarks beside their peers (BENCH=drain for on
 docs: build ## writes the tables of docs that follow from the registry
 	@$(BIN)/python tests/docs_tables.py --write
 
-wheel: build ## a wheel under build/dist
-	@$(BIN)/pip -q wheel --no-deps --no-build-isolation -w build/dist .
+wheel: build ## wheels of the product and of its vLLM plugin, under build/dist
+	@$(BIN)/pip -q wheel --no-deps --no-build-isolation -w build/dist . ./probes/engine/vllm
 
 clean: ## removes everything that build made
 	rm -rf $(VENV) build *.egg-info bpf/obj native/simulator/lib native/*.so native/_*.c native/_*.o

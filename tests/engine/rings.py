@@ -26,6 +26,15 @@ def ring_files():
     return sorted(SHM.glob(f"{wire.NAME_PREFIX}*.ring"))
 
 
+def writer_of(path):
+    """The pid in a ring's header; 0 where it is gone already. Other engines may come and go on this machine."""
+    try:
+        with path.open("rb") as file:
+            return Header(*wire.format_of(wire.HEADER).unpack(file.read(wire.format_of(wire.HEADER).size))).pid
+    except (OSError, struct.error):
+        return 0
+
+
 class Reader:
     """Of one ring; keeps a lease until it is closed."""
 

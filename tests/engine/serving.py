@@ -13,8 +13,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 from conftest import MODEL, wait_for
-from eagle_eye_vllm import wire
-from rings import SHM, Reader
+from rings import Reader, ring_files, writer_of
 
 # The command asks for the version of a distribution that the CPU build is not called by.
 SERVE = """
@@ -45,7 +44,6 @@ class Server:
             *arguments,
         ]  # fmt: skip
         settings = dict(os.environ, VLLM_ENABLE_V1_MULTIPROCESSING="1", **(environment or {}))
-        before = rings()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=settings, start_new_session=True, cwd=folder
@@ -55,7 +53,7 @@ class Server:
         except BaseException:
             self.stop()
             raise
-        self.paths = sorted(rings() - before)
+        self.paths = [path for path in ring_files() if self._is_of_this(path)]
         self.readers = [Reader(path) for path in self.paths]
 
     def _is_ready(self):
@@ -64,6 +62,12 @@ class Server:
             return True
         time.sleep(0.2)
         return False
+
+    def _is_of_this(self, path):
+        try:
+            return os.getsid(writer_of(path)) == self.process.pid
+        except OSError:
+            return False
 
     def _url(self, path):
         return f"http://127.0.0.1:{self.port}{path}"
@@ -104,10 +108,6 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(60)
-
-
-def rings():
-    return set(SHM.glob(f"{wire.NAME_PREFIX}*.ring"))
 
 
 @contextlib.contextmanager
