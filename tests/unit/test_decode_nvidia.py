@@ -294,6 +294,8 @@ def test_a_line_of_a_megabyte_is_one_line(piece):
 @pytest.fixture
 def kernel_log():
     """The kernel's own log, from now on."""
+    if Path("/proc/sys/kernel/printk_devkmsg").read_text().strip() == "off":
+        pytest.skip("kernel.printk_devkmsg is off")
     try:
         log = KernelLog(Path("/dev/kmsg"))
         os.close(os.open("/dev/kmsg", os.O_WRONLY))
