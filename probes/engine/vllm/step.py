@@ -179,7 +179,7 @@ def _prefill_of(output: Any) -> tuple[int, int]:
     """Requests and tokens of a step that compute a prompt, or once more what a preemption threw away."""
     new, cached, scheduled = output.scheduled_new_reqs, output.scheduled_cached_reqs, output.num_scheduled_tokens
     generated, drafts = cached.num_output_tokens, output.scheduled_spec_decode_tokens
-    resumed = cached.resumed_req_ids
+    resumed = getattr(cached, "resumed_req_ids", ())
     total = output.total_num_scheduled_tokens
     if not new and not resumed and not drafts and total == len(scheduled) and 0 not in generated:
         return 0, 0
