@@ -49,14 +49,14 @@ class Digest(Struct, frozen=True):
 
 
 class Engine:
-    """`message` is the newest; `missed` counts messages that were sent and never came.
+    """`message` is the newest, of `size_bytes`; `missed` counts messages that were sent and never came.
 
     Times given to its methods are CLOCK_MONOTONIC of this machine, in nanoseconds; no clocks of two are compared.
     """
 
     __slots__ = (
         "_digest", "_left_ns", "_own", "_own_tokens", "instance", "message", "missed", "node", "outstanding",
-        "prompt_tokens",
+        "prompt_tokens", "size_bytes",
     )  # fmt: skip
 
     def __init__(self, message: Received, left_ns: int) -> None:
@@ -65,6 +65,7 @@ class Engine:
         self.message = message
         self.missed = 0
         self.outstanding = 0
+        self.size_bytes = 0
         self.prompt_tokens = PROMPT_TOKENS
         self._digest: Digest | None = None
         self._left_ns = left_ns

@@ -18,6 +18,8 @@ from .engine import Engine, Load, Received
 
 MAX_MESSAGE_BYTES = 16 * 1024
 MAX_ENGINES = 10_000
+# Of the newest messages, as they came.
+MAX_BYTES = 32 * 2**20
 MAX_NAME_CHARACTERS = 600
 MOST_NS = 2**62
 SWEEP_NS = 1_000_000_000
@@ -49,7 +51,7 @@ class _Version(Struct):
 
 
 class RoutingTable:
-    """The newest message of every engine. Not thread-safe: one event loop or one thread.
+    """The newest message of every engine, of `max_bytes` together. Not thread-safe: one event loop or one thread.
 
     Counters: `taken`, `ignored` (repeats, and what came after a newer one), `refused` by reason.
     """
@@ -58,6 +60,7 @@ class RoutingTable:
         self,
         *,
         max_engines: int = MAX_ENGINES,
+        max_bytes: int = MAX_BYTES,
         now_ns: Callable[[], int] = time.monotonic_ns,
         random_source: random.Random | None = None,
     ) -> None:
@@ -65,6 +68,8 @@ class RoutingTable:
         self.ignored = 0
         self.refused: Counter[str] = Counter()
         self._max_engines = max_engines
+        self._max_bytes = max_bytes
+        self._size_bytes = 0
         self._now_ns = now_ns
         self._random = random_source or random.Random()
         self._engines: dict[tuple[str, str], Engine] = {}
@@ -102,14 +107,17 @@ class RoutingTable:
         if engine is not None and not engine.is_older_than(message, now_ns, live=kept_ns is None):
             self.ignored += 1
             return None
-        left_ns = now_ns - self._underway_ns(message, now_ns, kept_ns)
-        if engine is not None:
-            engine.take(message, left_ns)
-        elif self._has_room(now_ns):
-            engine = self._engines[key] = Engine(message, left_ns)
-        else:
+        more_bytes = len(payload) - (engine.size_bytes if engine is not None else 0)
+        if not self._has_room(now_ns, engine is None, more_bytes):
             self.refused["table_full"] += 1
             return None
+        left_ns = now_ns - self._underway_ns(message, now_ns, kept_ns)
+        if engine is None:
+            engine = self._engines[key] = Engine(message, left_ns)
+        else:
+            engine.take(message, left_ns)
+        engine.size_bytes = len(payload)
+        self._size_bytes += more_bytes
         self.taken += 1
         return engine
 
@@ -154,21 +162,24 @@ class RoutingTable:
 
     # Bounds
 
-    def _has_room(self, now_ns: int) -> bool:
-        if len(self._engines) >= self._max_engines or now_ns - self._swept_ns > GONE_KEPT_NS:
-            self._sweep(now_ns)
-        return len(self._engines) < self._max_engines
+    def _has_room(self, now_ns: int, is_new: bool, more_bytes: int) -> bool:
+        if is_new and (self._is_full(more_bytes) or now_ns - self._swept_ns > GONE_KEPT_NS):
+            self._sweep(now_ns, self._is_full(more_bytes))
+        return self._size_bytes + more_bytes <= self._max_bytes and (not is_new or not self._is_full(more_bytes))
 
-    def _sweep(self, now_ns: int) -> None:
+    def _is_full(self, more_bytes: int) -> bool:
+        return len(self._engines) >= self._max_engines or self._size_bytes + more_bytes > self._max_bytes
+
+    def _sweep(self, now_ns: int, full: bool) -> None:
         """Forgets who is gone, and who was silent for long; when full, everyone who is gone or unknown."""
         if now_ns - self._swept_ns < SWEEP_NS:
             return
         self._swept_ns = now_ns
-        full = len(self._engines) >= self._max_engines
         for key, engine in list(self._engines.items()):
             freshness = engine.freshness(now_ns)
             kept_ns = 0 if full else GONE_KEPT_NS if freshness == "gone" else SILENT_KEPT_NS
             if freshness in ("gone", "unknown") and engine.silence_ns(now_ns) >= kept_ns:
+                self._size_bytes -= engine.size_bytes
                 del self._engines[key]
 
     # Choosing

@@ -358,6 +358,20 @@ def test_a_flood_of_names_is_bounded_and_drives_nobody_out(now):
     assert table.refused["table_full"] >= 9000
 
 
+def test_large_messages_are_bounded_together(now):
+    large_bytes = len(message(now, "flood999", model="m" * 10_000))
+    table = RoutingTable(now_ns=now, max_bytes=len(message(now, "real")) + 20 * large_bytes)
+    table.take(message(now, "real"))
+    for number in range(1000):
+        table.take(message(now, f"flood{number}", model="m" * 10_000))
+    real = table.take(message(now, "real", seq=2))
+
+    assert real is not None
+    assert len(table) == 21
+    assert table.take(message(now, "flood1", seq=2, model="m" * 15_000)) is None
+    assert table.take(message(now, "flood1", seq=3, model="m")) is not None, "a smaller one makes room"
+
+
 def test_room_is_made_of_those_who_are_silent_or_gone(now):
     table = RoutingTable(now_ns=now, max_engines=4)
     for number in range(4):
