@@ -211,7 +211,7 @@ def _details(one: Incident) -> Iterator[str]:
         "note": one.note,
     }
     yield from (f"  {name:<9} {clean(text)}" for name, text in rows.items() if text)
-    yield f"  {one.occurrences} faults:"
+    yield f"  {one.occurrences} fault{'s' if one.occurrences != 1 else ''}:"
     yield from (f"    {_part(part)}" for part in sorted(one.parts, key=lambda part: part.first_ns))
 
 

@@ -8,10 +8,17 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
+import msgspec
 import pytest
+
+from eagle_eye.collector.commands.incidents import read
+from eagle_eye.collector.incidents.incidents import DIRECTORY
+from eagle_eye.native.errors import EagleEyeError
+from eagle_eye.native.simulator import Simulation, parse_changes
 
 KMSG = Path("/dev/kmsg")
 QUIET = ("sched", "process", "tasks", "link", "pressure", "devices", "engines", "tracepoints", "aer")
@@ -19,6 +26,14 @@ QUIET = ("sched", "process", "tasks", "link", "pressure", "devices", "engines", 
 BUS = f"0fee:{os.getpid() & 0xFF:02x}"
 
 pytestmark = pytest.mark.skipif(not os.access(KMSG, os.W_OK), reason="needs a writable kernel log")
+
+
+def incidents(state_dir: Path) -> list[dict]:
+    """The saved open incidents, as `eagle-eye incidents -j` prints them, without a process for each look."""
+    try:
+        return [json.loads(msgspec.json.encode(one)) for one in read(state_dir / DIRECTORY) if one.state == "open"]
+    except EagleEyeError:
+        return []
 
 
 class Node:
@@ -65,9 +80,7 @@ class Node:
 
     def open(self) -> list[dict]:
         """The saved open incidents of this run's bus."""
-        done = self.command("-j")
-        found = [json.loads(line) for line in done.stdout.splitlines()] if done.returncode == 0 else []
-        return [one for one in found if BUS in one["entity"]]
+        return [one for one in incidents(self.state_dir) if BUS in one["entity"]]
 
     async def events(self, kind: str) -> list[dict]:
         messages = [json.loads(message.data) for message in await self._server.stored()]
@@ -93,6 +106,7 @@ async def test_lines_become_one_incident_that_outlives_a_kill_and_ends_by_the_op
     (incident,) = node.open()
     assert (incident["code"], incident["action"], incident["severity"]) == ("79", "reboot_node", "fatal")
     assert {part["code"]: part["role"] for part in incident["parts"]} == {"79": "cause", "45": "victim"}
+    assert [json.loads(line) for line in node.command("-j").stdout.splitlines() if BUS in line] == [incident]
     page = node.page()
     assert re.search(rf'eagle_eye_fault_active{{[^}}]*code="79",device="{BUS}:01.0"[^}}]*}} 1.0', page)
     assert 'eagle_eye_incidents_open{action="reboot_node",severity="fatal"}' in page
@@ -148,3 +162,38 @@ async def test_the_command_says_what_it_lacks(node, until, tmp_path, monkeypatch
     assert node.command("show", "ffff").returncode == 1
     assert "no incident is called" in node.command("clear", "ffff", "--reason", "x").stderr
     node.stop()
+
+
+async def test_the_log_and_the_library_tell_one_fault_and_a_reset_that_is_seen_ends_it(tmp_path, children, until):
+    log, state_dir, output = tmp_path / "kmsg", tmp_path / "state", tmp_path / "output"
+    os.mkfifo(log)
+    command = [sys.executable, "-m", "eagle_eye", "run", "--plain", "--simulate", "h100x8", "--kmsg-path", str(log)]
+    command += ["--nats-port", "0", "--listen", "127.0.0.1:0", "--state-dir", str(state_dir), "--interval", "100ms"]
+    quiet = [f"--no-{name}" for name in QUIET if name != "devices"]
+    with output.open("wb") as file:
+        children([*command, *quiet], stdout=file, stderr=file)
+    await until(lambda: "simulated_devices=8" in output.read_text(), 30)
+    state = re.search(r'"state_file":"([^"]+)"', output.read_text())
+    assert state is not None
+    simulation = Simulation.open(Path(state[1]))
+
+    simulation.set("3", parse_changes(["xid=79"]))
+    with log.open("w") as kernel:
+        kernel.write(
+            f"6,7,{time.monotonic_ns() // 1000},-;NVRM: Xid (PCI:0000:61:00): 79, GPU has fallen off the bus.\n"
+        )
+        kernel.flush()
+        await until(lambda: "kmsg" in str(incidents(state_dir)) and "nvml" in str(incidents(state_dir)), 30)
+    (incident,) = incidents(state_dir)
+    assert (incident["occurrences"], incident["parts"][0]["sources"]) == (1, ["kmsg", "nvml"])
+    assert incident["entity"].startswith("GPU-")
+    assert incident["device"] == "0000:61:00.0"
+    assert output.read_text().count("incident.opened") == 1
+    assert output.read_text().count(" nvidia.xid fatal: ") == 1
+
+    simulation.set("3", parse_changes(["present=0"]))
+    await until(lambda: "device.vanished" in output.read_text(), 30)
+    simulation.set("3", parse_changes(["present=1"]))
+    await until(lambda: not incidents(state_dir), 60)
+    simulation.close()
+    assert "is over: the device went away and came back" in output.read_text()
