@@ -22,6 +22,7 @@
 #define QUIET_PARTS 128
 /* Of a ring whose steps are no further apart than so many looks, every other look is left out. */
 #define QUICK_LOOKS 16
+#define AT_WORK_NS 500000000u
 
 struct look {
 	uint64_t head;
@@ -134,7 +135,8 @@ static uint64_t nap_of(const struct engine_poll *p, const struct slot *s, uint64
 {
 	uint64_t quiet = now - s->moved_ns, expected = s->interval_ns - s->interval_ns / 16;
 	uint64_t least = s->interval_ns < p->times.busy_ns * QUICK_LOOKS ? 2 * p->times.busy_ns : p->times.busy_ns;
-	uint64_t longest = in_flight(&s->last) ? p->times.flight_ns : p->times.idle_ns;
+	bool at_work = in_flight(&s->last) || quiet < AT_WORK_NS;
+	uint64_t longest = at_work ? p->times.flight_ns : p->times.idle_ns;
 	uint64_t nap = quiet / QUIET_PARTS;
 
 	if (quiet < expected)

@@ -10,7 +10,7 @@
 
 struct engine_poll_times {
 	uint64_t busy_ns;   /* shortest time between two looks */
-	uint64_t flight_ns; /* longest time between two looks while a step goes on */
+	uint64_t flight_ns; /* longest time between two looks while steps go on */
 	uint64_t idle_ns;   /* longest time between two looks */
 	uint64_t alive_ns;  /* between two tries whether a writer still lives */
 };

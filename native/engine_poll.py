@@ -11,7 +11,7 @@ SLOTS = lib.ENGINE_POLL_SLOTS
 
 
 class Times(Struct, frozen=True):
-    """All rings are looked at `busy_ns` apart or more: up to `flight_ns` while a step goes on and none is expected yet,
+    """All rings are looked at `busy_ns` apart or more: up to `flight_ns` while steps go on and none is expected yet,
 
     up to `idle_ns` where nothing moves. Whether a writer lives is tried `alive_ns` apart.
     """
