@@ -34,6 +34,16 @@ def record(folder: Path, victim: int, pipe: int) -> None:
         assert box.health().state in ("starting", "ok"), box.health()
 
 
+def listen(pipe: int, seconds: float, until_written: bool = False) -> bytes:
+    """What comes in that time, or until anything but a zero came."""
+    told = b""
+    end_s = time.monotonic() + seconds
+    while (left_s := end_s - time.monotonic()) > 0 and not (until_written and told.strip(b"0\n")):
+        if select.select([pipe], [], [], left_s)[0]:
+            told += os.read(pipe, 65536)
+    return told
+
+
 def kill_one(folder: Path, victim: int) -> dict:
     reading, writing = os.pipe()
     pid = os.fork()
@@ -45,11 +55,9 @@ def kill_one(folder: Path, victim: int) -> dict:
             os.write(writing, b"-1\n")
             os._exit(1)
     os.close(writing)
-    told = b""
-    end_s = time.monotonic() + random.uniform(0.0, 0.08)
-    while (left_s := end_s - time.monotonic()) > 0:
-        if select.select([reading], [], [], left_s)[0]:
-            told += os.read(reading, 65536)
+    # Most have written something by then; the others die while they make their file.
+    told = listen(reading, 20.0, until_written=True) if random.random() < 0.7 else b""
+    told += listen(reading, random.uniform(0.0, 0.06))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     while more := os.read(reading, 65536):

@@ -6,8 +6,11 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 from eagle_eye.collector.recorder.reading import Reading
 from eagle_eye.collector.recorder.segment import SegmentReader, SegmentWriter, mend
@@ -17,8 +20,16 @@ VICTIMS = Path(__file__).with_name("recorder_victims.py")
 KILLS = 100
 
 
-def test_a_hundred_kills_cost_nothing_that_was_flushed(tmp_path):
-    folder = tmp_path / "recorder"
+@pytest.fixture
+def memory():
+    """A folder that syncs fast: what a kill leaves does not depend on the medium."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+def test_a_hundred_kills_cost_nothing_that_was_flushed(memory):
+    folder = memory / "recorder"
     command = [sys.executable, VICTIMS, folder, str(KILLS)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     stored = {one["victim"]: one["stored"] for one in map(json.loads, done.stdout.splitlines())}
@@ -27,7 +38,7 @@ def test_a_hundred_kills_cost_nothing_that_was_flushed(tmp_path):
     found = Counter(one["victim"] for one in events if "victim" in one)
 
     assert min(stored.values()) >= 0, f"a recorder failed of itself: {stored} {done.stderr[-2000:]}"
-    assert sum(least > 0 for least in stored.values()) > KILLS / 4, "the victims lived too short to write"
+    assert sum(least > 0 for least in stored.values()) >= KILLS / 2, "the victims lived too short to write"
     assert {victim: found[victim] for victim, least in stored.items() if found[victim] < least} == {}
     for victim in stored:
         numbers = [one["number"] for one in events if one.get("victim") == victim]
