@@ -30,7 +30,7 @@ OPTIONS: tuple[Option, ...] = (
         "simulate",
         "text",
         None,
-        "simulated devices of this profile (`eagle-eye simulate list`), engines (vllm), or both: h100x8+vllm",
+        "simulated devices (h100x8), engines (vllm) or both (h100x8+vllm)",
     ),
     Option("payload", "choice", "json", "encoding of NATS messages", choices=("json", "msgpack")),
     Option("log_level", "choice", "info", "least severe log line", choices=("debug", "info", "warning", "error")),

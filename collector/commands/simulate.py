@@ -28,7 +28,7 @@ from ...native.simulator import Simulation, Timeline, describe, parse_changes, p
 from ...probes.engine.simulator import PROFILES, Scenario, make_fleet
 
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-USAGE = "list | run NAME | set STATE DEVICE KEY=VALUE | engine [NAME]"
+USAGE = "list | run NAME | set STATE DEVICE KEY=VALUE | engine"
 EXAMPLES = """\
   eagle-eye simulate run h100x8 -- python3 my_tool.py
   eagle-eye simulate run h100x8 --scenario heat.yaml -- eagle-eye run
