@@ -25,6 +25,7 @@ MAX_HELD_BACK_BYTES = 64 * 4096 * (os.cpu_count() or 1)
 CONTAINER = "0123456789abcdef" * 4
 POD = f"kubepods.slice/cri-containerd-{CONTAINER}.scope"
 MARK_VICTIM = Path("/sys/kernel/tracing/events/oom/mark_victim/format")
+ATTACHED = "eagle_eye_tracepoint_attached"
 EXITS = "eagle_eye_process_exits_total"
 HELD_S = 0.5
 KMSG_LINES = 23
@@ -209,6 +210,16 @@ def states_of(probe: Watched, device: str) -> list[str]:
     return [e.attributes["state"] for e in probe.find("link.state", device=device)]
 
 
+def tracepoints(spec: Spec) -> Outcome:
+    """Each tracepoint that this kernel has is attached, and no other."""
+    with Watched(spec) as probe:
+        names = [series.labels[0] for series in probe.last.series if series.metric.name == ATTACHED]
+        here = {name for name in names if list(Path("/sys/kernel/tracing/events").glob(f"*/{name}"))}
+        attached = {name for name in names if probe.value(ATTACHED, tracepoint=name)}
+        expect(attached == here, f"attached {sorted(attached)}, the kernel has {sorted(here)}")
+        return outcome(probe, detail=", ".join(sorted(attached)))
+
+
 def features() -> str:
     """What this kernel offers, in a few words."""
     has = {
@@ -225,5 +236,6 @@ PROBES: dict[str, Callable[[Spec], Outcome]] = {
     "process": process,
     "link": link,
     "kmsg": kmsg,
+    "tracepoints": tracepoints,
     "pressure": pressure,
 }
