@@ -3,7 +3,7 @@
 list  profiles, faults, and what can be set
 run   makes the devices of a profile for COMMAND, or until Ctrl-C without one
 set   changes a running simulation: DEVICE is a number, all or node
-engine  makes inference engines, until Ctrl-C, that agents find as they find real ones
+engine  makes inference engines, until Ctrl-C, that agents find like real ones
 
 Everything simulated says so: driver versions end in (simulated).
 """
