@@ -261,7 +261,10 @@ class RoutingMessage(EngineState, frozen=True, kw_only=True):
 
 
 class Step(Struct, frozen=True, omit_defaults=True):
-    """One scheduler step of an inference engine."""
+    """One scheduler step of an inference engine.
+
+    `pid`, `thread_id` and `worker_pids` are the node's: who scheduled, and who computed; 0 and () where not known.
+    """
 
     engine: str
     seq: int
@@ -272,6 +275,10 @@ class Step(Struct, frozen=True, omit_defaults=True):
     preempted: int = 0
     tokens: int = 0
     kv_usage_ratio: float = 0.0
+    dp_rank: int = 0
+    pid: int = 0
+    thread_id: int = 0
+    worker_pids: tuple[int, ...] = ()
 
 
 class Cause(Struct, frozen=True):

@@ -30,7 +30,7 @@ PERIOD_S = 1.0
 _NAMESPACES_EVERY = 2
 _AFRESH_EVERY = 30
 _FOLDER_ENTRIES = 4096
-_FILES_PER_FOLDER = 64
+_FILES_PER_FOLDER = 48
 
 # Device, inode and name: a file system may give an inode's number to the next file.
 Key = tuple[int, int, str]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
+from ..model import Step
 from .vllm import wire
 
 _KINDS = {wire.U16: "<u2", wire.U32: "<u4", wire.U64: "<u8"}
@@ -67,9 +69,9 @@ def joined(parts: list[Array]) -> Array:
 
 
 class StepBatch(Struct, frozen=True, eq=False):
-    """Steps of one rank in order, dtype STEPS, written once. `pid` is the node's, 0 where it could not be seen.
+    """Steps of one rank in order, dtype STEPS, written once.
 
-    `thread_id` of a record is the scheduler's thread, in the writer's own numbering.
+    Process and thread ids are the node's, 0 where they could not be seen.
     """
 
     instance: str
@@ -78,6 +80,25 @@ class StepBatch(Struct, frozen=True, eq=False):
     pid: int
     worker_pids: tuple[int, ...]
     records: Array
+
+    def steps(self) -> Iterator[Step]:
+        """One by one, for who wants few of them."""
+        for one in self.records:
+            free, total = int(one["kv_blocks_free"]), int(one["kv_blocks_total"])
+            yield Step(
+                engine=self.instance,
+                seq=int(one["step"]),
+                start_ns=int(one["start_ns"]),
+                end_ns=int(one["end_ns"]),
+                running=int(one["running"]),
+                waiting=int(one["waiting"]),
+                tokens=int(one["prefill_tokens"]) + int(one["decode_tokens"]),
+                kv_usage_ratio=1 - free / total if total > 0 and free <= total else 0.0,
+                dp_rank=self.dp_rank,
+                pid=self.pid,
+                thread_id=int(one["thread_id"]),
+                worker_pids=self.worker_pids,
+            )
 
 
 class Handshake(Struct, frozen=True, omit_defaults=True):

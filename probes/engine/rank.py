@@ -141,6 +141,10 @@ class Rank:
             self.heard_ns = now_ns
 
     def _keep(self, steps: Array) -> None:
+        inside, outside = self.handshake.pid, self.found.pid
+        if inside != outside:
+            # Of a container's threads only the main one is known outside, where it is called as its process.
+            steps["thread_id"] = np.where(steps["thread_id"] == inside, outside, 0)
         self.fresh.append(steps)
         self.recent.append(steps)
         self._pending.append(steps)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import os
 import random
+import threading
 import time
 import uuid
 from collections import deque
@@ -245,7 +246,7 @@ class SimulatedEngine:
             len(self._running), len(self._waiting), 0, max(0, self._free), self.scenario.kv_blocks, prefills,
             prefill_tokens, decodes, decodes, 20_000, self._waiting_tokens(), self._context_tokens(),
             total["preemptions"], total["prefill"], total["decode"], total["queries"], 0, 0, 0, total["stop"],
-            0, 0, 0, 0, b"",
+            0, 0, 0, threading.get_native_id(), b"",
         )  # fmt: skip
 
     def _tick(self, now_ns: int) -> None:

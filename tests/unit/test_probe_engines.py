@@ -252,6 +252,19 @@ def test_an_overrun_is_counted_and_told(watch, writer):
     assert watched.states[-1].step == 3 * wire.SLOTS
 
 
+def test_steps_bear_the_process_and_thread_that_made_them(watch, writer):
+    watched, ring = watch(), writer(pid=77)
+    watched.until(lambda w: w.event("engine.started"))
+    put(ring, 1, thread_id=77)
+    put(ring, 2, thread_id=78, prefill_tokens=5)
+    watched.until(lambda w: sum(len(batch.records) for batch in w.steps) == 2)
+    first, second = (step for batch in watched.steps for step in batch.steps())
+
+    assert (first.seq, first.pid, first.thread_id, first.tokens) == (1, 0, 0, 3)
+    assert (second.tokens, second.kv_usage_ratio, second.running) == (8, 0.75, 3)
+    assert second.end_ns - second.start_ns == 5_000_000
+
+
 def test_two_agents_read_the_same_engine(watch, writer):
     first, second, ring = watch(), watch(), writer()
     for watched in (first, second):
@@ -422,6 +435,8 @@ def test_an_engine_in_a_container_is_found_with_its_pid_outside(watch, shm, tmp_
             state = next(state for state in watched.states if state.instance == instance)
             children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
             assert state.pid == int(children[0])
+            batch = watched.until(lambda w: next((batch for batch in w.steps if batch.pid == state.pid), None))
+            assert set(batch.records["thread_id"]) == {state.pid}
             os.kill(state.pid, signal.SIGKILL)
             watched.until(lambda w: any(s.instance == instance and s.kind == "gone" for s in w.states))
         finally:
