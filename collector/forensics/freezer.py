@@ -82,8 +82,6 @@ class Freezer:
         self._common = common
         self._on_event = on_event
         self._waiting: Queue[Wanted] = Queue(MAX_WAITING)
-        self._window_end_ns = 0
-        self._lock = threading.Lock()
         self._pids: tuple[int, ...] = ()
         self._simulated = False
         self._named: deque[tuple[int, Sequence[int]]] = deque(maxlen=MAX_NAMED)
@@ -121,12 +119,10 @@ class Freezer:
         trigger = self._triggers.judge(event, now_ns)
         if trigger is None:
             return
-        if event.at_ns < self._window_end_ns:
-            self._triggers.refused["same_window"] += 1
-        else:
-            near = (pid for at_ns, pids in self._named if now_ns - at_ns < NAMED_NS for pid in pids)
-            trigger = msgspec.structs.replace(trigger, pids=tuple(dict.fromkeys((*trigger.pids, *near))))
-            self._want(Wanted(trigger, event.at_ns, event.wall_offset_ns))
+        near = (pid for at_ns, pids in self._named if now_ns - at_ns < NAMED_NS for pid in pids)
+        trigger = msgspec.structs.replace(trigger, pids=tuple(dict.fromkeys((*trigger.pids, *near))))
+        self._triggers.cover(event.at_ns + self._bounds.after_ns, event.severity)
+        self._want(Wanted(trigger, event.at_ns, event.wall_offset_ns))
 
     def look_back(self, previous: Previous) -> None:
         """A boot that crashed, as far as it was recorded."""
@@ -142,9 +138,6 @@ class Freezer:
             self._waiting.put_nowait(wanted)
         except Full:
             self._triggers.refused["busy"] += 1
-            return
-        if not wanted.boot_id:
-            self._window_end_ns = max(self._window_end_ns, wanted.at_ns + self._bounds.after_ns)
 
     # The thread
 

@@ -37,6 +37,7 @@ class Triggers:
         self._least = SEVERITIES.index(policy.severity)
         self._seen: OrderedDict[str, int] = OrderedDict()
         self._granted: deque[int] = deque()
+        self._window_end_ns = self._window_severity = 0
 
     def judge(self, event: Event, now_ns: int) -> Trigger | None:
         """The trigger that an event is, None when it is none or may not be one now."""
@@ -45,8 +46,16 @@ class Triggers:
                 return None
         elif event.kind not in ALWAYS:
             return None
+        if event.at_ns < self._window_end_ns and SEVERITIES.index(event.severity) <= self._window_severity:
+            self.refused["same_window"] += 1
+            return None
         trigger = _trigger(event)
         return trigger if self.allow(trigger, now_ns) else None
+
+    def cover(self, end_ns: int, severity: str) -> None:
+        """A bundle will hold everything up to `end_ns`: what is no worse than its reason is no reason until then."""
+        self._window_end_ns = max(self._window_end_ns, end_ns)
+        self._window_severity = SEVERITIES.index(severity)
 
     def allow(self, trigger: Trigger, now_ns: int) -> bool:
         """Whether cool-down and budget permit it now; it counts when they do."""

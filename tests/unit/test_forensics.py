@@ -413,6 +413,16 @@ def test_one_cause_cools_down_and_an_hour_has_a_budget():
     assert triggers.judge(opened(1, family="late"), 4000 * SECOND) is not None
 
 
+def test_what_a_bundle_will_hold_anyway_is_no_reason_unless_it_is_worse():
+    triggers = Triggers(Policy("warning", (), 0, 100))
+    triggers.cover(10, "error")
+
+    assert triggers.judge(opened(5, family="a"), 5) is None
+    assert triggers.judge(opened(6, "fatal", family="b"), 6) is not None
+    assert triggers.judge(opened(11, family="a"), 11) is not None
+    assert triggers.refused == {"same_window": 1}
+
+
 def test_processes_that_an_event_names():
     assert pids_in({"pid": 3, "parts": [{"pid": 4}, {"worker_pids": [5, 6]}], "x": "7", "ran_instead": {"pid": 8}}) == [
         3,

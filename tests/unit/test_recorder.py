@@ -257,6 +257,41 @@ async def test_a_full_disk_is_told_counted_and_survived(recorder, tmp_path):
         subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.fixture
+def freezable(tmp_path):
+    """The recorder's folder as a file system of its own, which `fsfreeze` makes hang as a sick disk does."""
+    image, folder = tmp_path / "disk", tmp_path / "recorder"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(16 * 2**20)
+    try:
+        subprocess.run(["mkfs.ext4", "-q", image], check=True, capture_output=True)
+        subprocess.run(["mount", "-o", "loop", image, folder], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system in a file here: {error}")
+    yield folder
+    subprocess.run(["fsfreeze", "-u", folder], check=False, capture_output=True)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.needs_mounts
+async def test_a_disk_that_hangs_holds_up_nobody(recorder, freezable, monkeypatch):
+    monkeypatch.setattr(module, "HUNG_AFTER_S", 0.2)
+    box = recorder()
+    wait_for(lambda: box.health().state == "ok")
+    subprocess.run(["fsfreeze", "-f", freezable], check=True)
+    for number in range(1000):
+        box.snapshot(b"x" * 20_000, number)
+        box.event(b"%d" % number, number)
+    wait_for(lambda: box.health().state == "hung")
+    assert not await box.stop(0.1)
+    assert sum(box.statistics().dropped.values()) > 500
+    subprocess.run(["fsfreeze", "-u", freezable], check=True)
+
+    assert await box.stop(10)
+    assert [body for kind, _, body in read(freezable) if kind == "event"] == [b"%d" % n for n in range(1000)]
+
+
 # The recording before this one
 
 
