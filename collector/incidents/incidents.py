@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import structlog
-from msgspec.structs import replace
 
 from ...probes.model import Device, DeviceLink, Event, Fault, Incident
 from ...probes.paths import Paths
@@ -145,8 +144,7 @@ class Incidents:
         if self._is_replayed(fault):
             return []
         entity = self._places.place(fault).entity
-        new, family = self._merger.new(entity, fault)
-        fault = fault if family == fault.family else replace(fault, family=family)
+        new = self._merger.new(entity, fault)
         self._figures.count(fault, new)
         wall_offset_ns = time.time_ns() - time.monotonic_ns()
         changes = self._engine.take(fault, new, wall_offset_ns)

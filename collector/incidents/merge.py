@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from ...probes.model import Fault
-from .record import kin
 
 MAX_KEYS = 4096
 MAX_TELLINGS = 64
@@ -26,7 +25,6 @@ class _Telling(Struct):
 
     since_ns: int
     at_ns: int
-    family: str
     subcode: str
     count: int
     matched: dict[str, int]
@@ -40,22 +38,20 @@ class Merger:
         self._window_ns = window_ns
         self._tellings: OrderedDict[Key, deque[_Telling]] = OrderedDict()
 
-    def new(self, entity: str, fault: Fault) -> tuple[int, str]:
-        """How many of `fault.count` nobody else has told yet, and the family under which it was told first."""
-        tellings = self._of((entity, kin(fault.family), fault.code, fault.phase), fault.at_ns)
+    def new(self, entity: str, fault: Fault) -> int:
+        """How many of `fault.count` nobody else has told yet; 0 when this is another source of known ones."""
+        tellings = self._of((entity, fault.family, fault.code, fault.phase), fault.at_ns)
         source = fault.sources[0] if fault.sources else ""
         since_ns = _since_ns(fault)
-        left, family = max(fault.count, 1), fault.family
+        left = max(fault.count, 1)
         known = () if source and tellings and tellings[-1].only == source else tellings
         for telling in known:
-            taken = self._match(telling, fault, source, since_ns, left)
-            left, family = left - taken, telling.family if taken else family
+            left -= self._match(telling, fault, source, since_ns, left)
             if not left:
-                return 0, family
+                return 0
         only = source if not tellings or tellings[-1].only == source else ""
-        told = _Telling(since_ns, fault.at_ns, family, fault.subcode, left, {source: left}, only)
-        tellings.append(told)
-        return left, family
+        tellings.append(_Telling(since_ns, fault.at_ns, fault.subcode, left, {source: left}, only))
+        return left
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Entities have other names from now on."""

@@ -50,11 +50,13 @@ class Places:
             address = canonical(device.pci_bdf)
             if device.parent_uuid or not address:
                 continue
-            slot, number = address[:-2], f"{device.vendor}-{device.index}"
+            slot = address[:-2]
             if self._uuids.get(slot) != device.uuid:
-                self._uuids[slot] = self._uuids[number] = device.uuid
-                new |= {f"pci:{slot}.{function}": device.uuid for function in range(8)} | {number: device.uuid}
+                self._uuids[slot] = device.uuid
+                new |= {f"pci:{slot}.{function}": device.uuid for function in range(8)}
                 self.above(address)
+            if device.kind == "npu" and self._uuids.get(f"npu:{device.index}") != device.uuid:
+                self._uuids[f"npu:{device.index}"] = new[f"npu:{device.index}"] = device.uuid
         if topology:
             self._learn_links(topology)
         return new
@@ -73,14 +75,10 @@ class Places:
         if uuid:
             return Place(uuid, canonical(fault.device or self._devices[uuid].pci_bdf))
         address = canonical(fault.device or fault.entity.removeprefix("pci:"))
+        if not address:
+            return Place(self._uuids.get(fault.entity, fault.entity or HOST))
         is_named = fault.entity not in ("", HOST) and not fault.entity.startswith("pci:")
-        if address:
-            return Place(self._uuids.get(address[:-2]) or (fault.entity if is_named else f"pci:{address}"), address)
-        index = fault.fields.get("device_index")
-        if not is_named and isinstance(index, int) and fault.family.startswith("ascend."):
-            number = f"ascend-{index}"
-            return Place(self._uuids.get(number, number))
-        return Place(fault.entity or HOST)
+        return Place(self._uuids.get(address[:-2]) or (fault.entity if is_named else f"pci:{address}"), address)
 
     def device(self, entity: str) -> Device | None:
         return self._devices.get(entity)

@@ -30,7 +30,7 @@ class Told(Struct, frozen=True):
 
     @property
     def key(self) -> Key:
-        return (self.place.entity, kin(self.fault.family), self.fault.code)
+        return (self.place.entity, self.fault.family, self.fault.code)
 
 
 class Part(Struct, kw_only=True):
@@ -65,7 +65,7 @@ class Part(Struct, kw_only=True):
 
     @property
     def key(self) -> Key:
-        return (self.place.entity, kin(self.family), self.code)
+        return (self.place.entity, self.family, self.code)
 
 
 class Record(Struct, kw_only=True):
@@ -147,11 +147,6 @@ class Record(Struct, kw_only=True):
             simulated=any(part.simulated for part in self.parts),
             note=self.note,
         )
-
-
-def kin(family: str) -> str:
-    """Ascend's log and library tell the same codes; all other families have their own."""
-    return "ascend" if family.startswith("ascend.") else family
 
 
 def strongest(actions: Iterable[Action]) -> Action:

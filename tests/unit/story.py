@@ -10,7 +10,7 @@ import yaml
 from msgspec.structs import replace
 
 from eagle_eye.collector.incidents.engine import Engine
-from eagle_eye.collector.incidents.incidents import RESETS
+from eagle_eye.collector.incidents.incidents import RESETS, Incidents
 from eagle_eye.collector.incidents.merge import Merger
 from eagle_eye.collector.incidents.places import Places
 from eagle_eye.collector.incidents.record import Record
@@ -18,10 +18,12 @@ from eagle_eye.collector.incidents.rules import load
 from eagle_eye.probes.decode.grammar import decode_lines
 from eagle_eye.probes.faults import make_fault
 from eagle_eye.probes.model import Device, Fault
+from eagle_eye.probes.paths import Paths
 
 STORIES = Path(__file__).resolve().parents[1] / "fixtures/stories"
 WALL_OFFSET_NS = 1_700_000_000_000_000_000
 RULES = load()
+SECOND_NS = 1_000_000_000
 
 
 def read_story(name: str) -> dict[str, Any]:
@@ -62,8 +64,7 @@ class Node:
         self.told = self.merged = 0
 
     def take(self, fault: Fault):
-        new, family = self.merger.new(self.places.place(fault).entity, fault)
-        fault = replace(fault, family=family)
+        new = self.merger.new(self.places.place(fault).entity, fault)
         self.told += new
         self.merged += fault.count - new
         return self.engine.take(fault, new, WALL_OFFSET_NS)
@@ -124,3 +125,40 @@ def shape(node: Node) -> list[Any]:
 
 def another(fault: Fault, **changes: Any) -> Fault:
     return replace(fault, **changes)
+
+
+def xid(
+    code: object,
+    at_s: float = 100.0,
+    *,
+    address: str = "0000:01:00.0",
+    source: str = "kmsg",
+    number: int = 0,
+    **more: Any,
+) -> Fault:
+    """A fault of NVIDIA's driver, unless `more` says otherwise."""
+    at_ns = round(at_s * SECOND_NS)
+    return Fault(
+        id=f"boot:faults.{source}:{number or at_ns}",
+        at_ns=at_ns,
+        entity=more.pop("entity", f"pci:{address}"),
+        family=more.pop("family", "nvidia.xid"),
+        code=str(code),
+        device=address,
+        sources=(source,),
+        **more,
+    )
+
+
+def only(records: Any) -> Any:
+    (record,) = records
+    return record
+
+
+def kinds(events: Any) -> list[str]:
+    return [event.kind for event in events]
+
+
+def incidents_in(folder: Path, boot_id: str = "boot") -> Incidents:
+    """The incidents of a machine; from the same folder, those that were saved there."""
+    return Incidents(folder / "incidents", node="node", cluster="cluster", boot_id=boot_id, paths=Paths(sys=folder))

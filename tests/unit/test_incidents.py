@@ -1,48 +1,31 @@
 """The incident engine: repeats, sources, ends, bounds, events, and what survives a restart."""
 
-import os
 import random
-import signal
+import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eagle_eye.collector.exporter import Exporter
-from eagle_eye.collector.incidents import book, engine, requests, state
-from eagle_eye.collector.incidents.incidents import Incidents
+from eagle_eye.collector.incidents import book, engine
 from eagle_eye.collector.incidents.merge import MAX_KEYS, Merger
 from eagle_eye.collector.incidents.places import canonical
 from eagle_eye.collector.incidents.rules import load
 from eagle_eye.collector.incidents.selectors import Codes
 from eagle_eye.native.errors import UsageError
-from eagle_eye.probes.model import Device, Event, Fault, Incident
-from eagle_eye.probes.paths import Paths
+from eagle_eye.probes.catalogue.lookup import look_up
+from eagle_eye.probes.decode.family import Decoded
+from eagle_eye.probes.model import Device, Event, Incident
 from eagle_eye.probes.probe import Sample
 
 sys.path.insert(0, str(Path(__file__).parent))
-from story import RULES, WALL_OFFSET_NS, Node, another, shape
-
-SECOND_NS = 1_000_000_000
-HOUR_NS = 3600 * SECOND_NS
-
-
-def xid(code, at_s=100.0, *, address="0000:01:00.0", source="kmsg", number=0, **more):
-    at_ns = round(at_s * SECOND_NS)
-    return Fault(
-        id=f"boot:faults.{source}:{number or at_ns}",
-        at_ns=at_ns,
-        entity=more.pop("entity", f"pci:{address}"),
-        family=more.pop("family", "nvidia.xid"),
-        code=str(code),
-        device=address,
-        sources=(source,),
-        **more,
-    )
+from story import RULES, SECOND_NS, WALL_OFFSET_NS, Node, another, incidents_in, kinds, only, shape, xid
 
 
 @pytest.fixture
@@ -53,22 +36,7 @@ def node(tmp_path):
 @pytest.fixture
 def incidents(tmp_path):
     """The incidents of a machine, from the same state folder each time."""
-
-    def make(boot_id="boot"):
-        return Incidents(
-            tmp_path / "incidents", node="node", cluster="cluster", boot_id=boot_id, paths=Paths(sys=tmp_path)
-        )
-
-    return make
-
-
-def only(records):
-    (record,) = records
-    return record
-
-
-def kinds(events):
-    return [event.kind for event in events]
+    return partial(incidents_in, tmp_path)
 
 
 # Codes and addresses.
@@ -124,6 +92,36 @@ def test_a_mistake_in_the_rules_is_named(before, after, named):
         load(text.replace(before, after, 1))
 
 
+CODES = {"cause", "effect", "by", "clears", "of", "ends", "primary"}
+
+
+def _texts(value, name=""):
+    """Every text of the rules that names codes."""
+    if isinstance(value, str):
+        yield from [value] if name in CODES else []
+    elif isinstance(value, dict):
+        yield from (text for key, inner in value.items() for text in _texts(inner, key))
+    elif isinstance(value, list):
+        yield from (text for inner in value for text in _texts(inner, name))
+
+
+def test_the_rules_speak_of_codes_that_the_catalogue_knows():
+    raw = yaml.safe_load((Path(engine.__file__).parent / "rules.yaml").read_text())
+    families = {"ascend.*": "ascend.device_log", "nic.*": "nic.mlx5"}
+    named = [
+        (families.get(family, family), code)
+        for text in _texts(raw)
+        for family, *codes in [text.split()]
+        for code in codes
+        if not re.fullmatch(r"\d+-\d+", code)
+    ]
+
+    unknown = [one for one in named if not look_up(Decoded(*one)).known]
+
+    assert len(named) > 150
+    assert unknown == []
+
+
 # One fault, several sources.
 
 
@@ -159,8 +157,8 @@ def test_each_of_many_is_matched_once():
     merger = Merger(RULES.merge.window)
     folded = xid(31, 100.0, count=5)
 
-    new, _ = merger.new("e", folded)
-    again = [merger.new("e", xid(31, 100.0 + at / 10, source="nvml"))[0] for at in range(7)]
+    new = merger.new("e", folded)
+    again = [merger.new("e", xid(31, 100.0 + at / 10, source="nvml")) for at in range(7)]
 
     assert (new, again) == (5, [0, 0, 0, 0, 0, 1, 1])
 
@@ -169,7 +167,7 @@ def test_log_and_library_of_an_npu_tell_one_fault(tmp_path):
     node = Node(tmp_path, {})
     npu = Device(vendor="ascend", index=5, uuid="NPU-5", pci_bdf="0000:c1:00.0", kind="npu")
     told = {"phase": "occurrence", "address": ""}
-    node.take(xid("0x80E01801", 100.0, family="ascend.host_kernel", entity="host", fields={"device_index": 5}, **told))
+    node.take(xid("0x80E01801", 100.0, family="ascend.event", entity="npu:5", **told))
     uuids = node.places.learn([npu])
     node.merger.rename(uuids)
     node.engine.rename(uuids)
@@ -177,28 +175,12 @@ def test_log_and_library_of_an_npu_tell_one_fault(tmp_path):
 
     record = only(node.engine.book.open.values())
     assert (record.primary.key[0], record.primary.count) == ("NPU-5", 1)
-    assert (record.primary.family, record.primary.sources) == ("ascend.host_kernel", ("dcmi", "kmsg"))
+    assert (record.primary.family, record.primary.sources) == ("ascend.event", ("dcmi", "kmsg"))
 
     node.take(
         xid("0x80E01801", 300.0, family="ascend.event", entity="NPU-5", source="dcmi", phase="recovery", address="")
     )
     assert record.cleared_by == "recovery"
-
-
-def test_two_npus_without_a_name_are_two(node):
-    for index in (2, 5):
-        node.take(
-            xid(
-                "0x80E01801",
-                100.0,
-                family="ascend.host_kernel",
-                entity="host",
-                address="",
-                fields={"device_index": index},
-            )
-        )
-
-    assert {one.primary.place.entity for one in node.engine.book.open.values()} == {"ascend-2", "ascend-5"}
 
 
 def test_a_counter_that_is_read_seconds_later_counts_nothing_twice():
@@ -207,13 +189,13 @@ def test_a_counter_that_is_read_seconds_later_counts_nothing_twice():
     counter = xid("SDES", 104.9, family="pcie.aer", source="sysfs", fields={"since_ns": round(99.9 * SECOND_NS)})
     later = xid("SDES", 109.9, family="pcie.aer", source="sysfs", fields={"since_ns": round(104.9 * SECOND_NS)})
 
-    assert [merger.new("e", fault)[0] for fault in (line, counter, later)] == [1, 0, 1]
+    assert [merger.new("e", fault) for fault in (line, counter, later)] == [1, 0, 1]
 
 
 def test_another_time_is_another_fault():
     merger = Merger(RULES.merge.window)
 
-    assert [merger.new("e", xid(31, at, source=source))[0] for at, source in ((1, "kmsg"), (9, "nvml"))] == [1, 1]
+    assert [merger.new("e", xid(31, at, source=source)) for at, source in ((1, "kmsg"), (9, "nvml"))] == [1, 1]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["kmsg", "nvml", "tracepoint"]), st.integers(0, 1000)), max_size=60))
@@ -224,7 +206,7 @@ def test_no_source_alone_is_ever_merged_with_itself(tellings):
     new = 0
     for source, at_ms in sorted(tellings, key=lambda one: one[1]):
         counts[source] = counts.get(source, 0) + 1
-        new += merger.new("e", xid(31, 100 + at_ms / 1000, source=source))[0]
+        new += merger.new("e", xid(31, 100 + at_ms / 1000, source=source))
 
     assert max(counts.values(), default=0) <= new <= len(tellings)
 
@@ -500,211 +482,3 @@ def test_any_faults_within_a_second_make_the_same_incidents_in_any_order(tmp_pat
 
     assert shape(one) == shape(other)
     assert one.in_incidents == len(faults)
-
-
-# The state.
-
-
-def test_incidents_outlive_the_agent(incidents):
-    before = incidents()
-    before.take(Sample(faults=[xid(79, time.monotonic(), severity="fatal", action="reboot_node")]))
-    before.save()
-
-    after = incidents()
-
-    assert after.open() == before.open()
-    again = after.take(Sample(faults=[xid(45, time.monotonic())]))
-    assert "incident.opened" not in kinds(again)
-    assert len(only(after.open()).parts) == 2
-
-
-def test_a_log_that_is_read_again_from_its_start_counts_nothing_twice(incidents):
-    faults = [xid(31, time.monotonic(), number=number) for number in (5, 6, 7)]
-    before = incidents()
-    before.take(Sample(faults=faults))
-    before.save()
-
-    after = incidents()
-    events = after.take(Sample(faults=[*faults, xid(31, time.monotonic(), number=8)]))
-
-    assert only(after.open()).occurrences == 4
-    assert len([one for one in events if one.kind == "nvidia.xid"]) == 1
-
-
-def test_a_reboot_ends_what_was_of_the_boot_and_notes_the_rest(incidents):
-    before = incidents()
-    now_s = time.monotonic()
-    before.take(
-        Sample(
-            faults=[
-                xid("oom_kill", now_s, family="mm.oom", address="", entity="host", action="none"),
-                xid(64, now_s, action="replace", severity="error"),
-                xid(79, now_s, address="0000:02:00.0", action="reboot_node", severity="fatal"),
-            ]
-        )
-    )
-    before.save()
-
-    after = incidents("another boot")
-    events = after.tick()
-
-    assert kinds(events) == ["incident.cleared"]
-    assert (events[0].attributes["family"], events[0].attributes["cleared_by"]) == ("mm.oom", "reboot")
-    assert {one.code: bool(one.note) for one in after.open()} == {"79": True, "64": True}
-
-    record = next(one for one in after._engine.book.open.values() if one.primary.code == "79")
-    later_ns = record.updated_wall_ns + 601 * SECOND_NS
-    ended = after._engine.tick(later_ns, later_ns)
-    assert [(one.record.primary.code, one.record.cleared_by) for one in ended] == [
-        ("79", "reboot, and silence for 10 min")
-    ]
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"\0" * 5000, b'{"boot_id": 7}', b'{"boot_id":"b","schema":9}', b"[1,2,3]"]
-)
-def test_a_damaged_state_is_set_aside(incidents, tmp_path, content):
-    folder = tmp_path / "incidents"
-    folder.mkdir()
-    (folder / state.FILE).write_bytes(content)
-
-    one = incidents()
-    one.take(Sample(faults=[xid(31, time.monotonic())]))
-    one.save()
-
-    assert len(one.open()) == 1
-    assert only(folder.glob("state.json.damaged-*")).read_bytes() == content
-    assert len(incidents().open()) == 1
-
-
-def test_a_kill_at_any_moment_leaves_a_valid_state(incidents, tmp_path):
-    folder = tmp_path / "incidents"
-    choose = random.Random(1)
-    for _ in range(40):
-        reading, writing = os.pipe()
-        child = os.fork()
-        if not child:
-            os.close(reading)
-            one = incidents()
-            for number in range(1, 10_000):
-                one.take(Sample(faults=[xid(31, time.monotonic(), number=time.monotonic_ns(), count=number)]))
-                one.save()
-                os.write(writing, f"{only(one.open()).occurrences}\n".encode())
-            os._exit(0)
-        os.close(writing)
-        first = os.read(reading, 4096)
-        time.sleep(choose.random() * 0.01)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        said = (first + _rest(reading)).decode().rpartition("\n")[0].splitlines()
-
-        saved = state.read(folder)
-
-        assert saved is not None
-        assert only(saved.records).parts[0].count >= int(said[-1])
-
-
-def _rest(fd):
-    with os.fdopen(fd, "rb") as file:
-        return file.read()
-
-
-# The operator.
-
-
-def test_the_operator_ends_an_incident(incidents, tmp_path):
-    one = incidents()
-    one.take(Sample(faults=[xid(79, time.monotonic())]))
-    wanted = only(one.open()).id
-    requests.put(tmp_path / "incidents", requests.Request(id=wanted, reason="GPU replaced", by="ann"))
-
-    (event,) = one.tick()
-
-    assert (event.kind, event.attributes["cleared_by"]) == ("incident.cleared", "operator (ann): GPU replaced")
-    assert one.open() == ()
-    assert list(requests.waiting(tmp_path / "incidents")) == []
-
-
-def _foreign(path):
-    path.write_bytes(b'{"id":"x","reason":"y"}')
-    os.chown(path, 12345, 12345)
-
-
-def _open_to_all(path):
-    path.write_bytes(b'{"id":"x","reason":"y"}')
-    path.chmod(0o666)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda path: path.write_bytes(b"{"),
-        lambda path: path.write_bytes(b'{"id":"x","reason":""}'),
-        lambda path: path.write_bytes(b'{"id":"x","reason":"' + b"y" * 9000 + b'"}'),
-        lambda path: path.symlink_to("/etc/hostname"),
-        lambda path: os.mkfifo(path),
-        _open_to_all,
-        pytest.param(_foreign, marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")),
-    ],
-)
-def test_what_is_no_request_of_ours_is_refused_and_removed(tmp_path, make):
-    folder = tmp_path / requests.FOLDER
-    folder.mkdir()
-    make(folder / "1.json")
-
-    assert list(requests.waiting(tmp_path)) == []
-    assert list(folder.iterdir()) == []
-
-
-# Figures.
-
-
-def test_the_page_tells_faults_and_incidents_and_their_end(incidents):
-    one = incidents()
-    exporter = Exporter()
-    exporter.add(one.source())
-    device = Device(vendor="nvidia", index=2, uuid="GPU-2", model="H100", pci_bdf="0000:01:00.0")
-    one.take(Sample(devices=[device]))
-    one.take(Sample(faults=[xid(79, time.monotonic(), severity="fatal", action="reboot_node", count=3)]))
-
-    page = exporter.render(exporter.gather()).decode()
-    active = (
-        'eagle_eye_fault_active{code="79",device="0000:01:00.0",family="nvidia.xid",gpu="2",model="H100",uuid="GPU-2"}'
-    )
-    assert 'eagle_eye_faults_total{code="79",family="nvidia.xid"} 3.0' in page
-    assert f"{active} 1.0" in page
-    assert 'eagle_eye_incidents_open{action="reboot_node",severity="fatal"} 1.0' in page
-
-    record = only(one._engine.book.open.values())
-    one._tell([one._engine.clear(record, "operator: test", time.time_ns())], time.monotonic_ns())
-    page = exporter.render(exporter.gather()).decode()
-    assert f"{active} 0.0" in page
-    assert 'eagle_eye_incidents_open{action="reboot_node",severity="fatal"} 0.0' in page
-    assert 'eagle_eye_incidents_total{change="cleared"} 1.0' in page
-    assert "eagle_eye_incident_open_seconds_count 1.0" in page
-
-    record.cleared_wall_ns -= HOUR_NS
-    assert active not in exporter.render(exporter.gather()).decode()
-
-
-def test_codes_of_a_hostile_log_do_not_fill_the_page(incidents):
-    one = incidents()
-    now_s = time.monotonic()
-    for at in range(1500):
-        one.take(Sample(faults=[xid(10_000 + at, now_s + at, number=at + 1)]))
-
-    series = [series for series in one.source().collect() if series.metric.name == "eagle_eye_faults_total"]
-
-    assert len(series) <= 501
-    assert sum(series.value for series in series) == 1500
-    assert len(one.open()) == 64
-
-
-def test_a_fault_that_cannot_be_taken_costs_no_other(incidents):
-    one = incidents()
-    broken = xid(31, time.monotonic(), fields={"x": object()}, meaning=7)  # type: ignore[arg-type]
-
-    events = one.take(Sample(faults=[broken, xid(79, time.monotonic())]))
-
-    assert "incident.opened" in kinds(events)
-    assert {incident.code for incident in one.open()} >= {"79"}
