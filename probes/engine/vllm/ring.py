@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import mmap
 import os
 import re
 import struct
+import sys
 import threading
 import time
 import weakref
@@ -136,6 +138,8 @@ def _histogram_words() -> int:
 
 def _create(path: str, handshake: dict[str, Any]) -> tuple[mmap.mmap, int]:
     """The file, mapped, locked and whole before it gets its name."""
+    if sys.byteorder != "little":
+        raise OSError(errno.ENOTSUP, "the ring is little-endian, this machine is not")
     said = json.dumps(handshake, separators=(",", ":")).encode()[: wire.HANDSHAKE_BYTES]
     directory, name = os.path.split(path)
     unfinished = os.path.join(directory, f".{name[: -len('ring')]}tmp")
