@@ -166,8 +166,8 @@ class Engines:
     def _event(self, kind: str, now_ns: int, hello: Handshake, severity: Severity = "info", /, **more: object) -> Event:
         about: dict[str, object] = {
             "engine": hello.engine, "version": hello.version, "model": hello.model, "instance": hello.instance,
-            "dp_rank": hello.dp_rank, "role": hello.role, "plugin": hello.plugin, "lacks": list(hello.lacks),
-            "simulated": hello.simulated,
+            "group": hello.group, "dp_rank": hello.dp_rank, "role": hello.role, "plugin": hello.plugin,
+            "lacks": list(hello.lacks), "simulated": hello.simulated,
         }  # fmt: skip
         entity = f"engine:{hello.instance}"
         attributes: Any = _without_nothing(about | more)
@@ -185,7 +185,7 @@ class Engines:
 
     def _degraded(self, now_ns: int) -> str:
         """The first of what is not well, and how many more there are."""
-        problems = [*self._ranks.refused.values(), *self._finder.refused]
+        problems = [*self._ranks.refused(), *self._finder.refused]
         problems += [
             f"{page.url}: {page.problem}" for page in (self._pages.pages if self._pages else ()) if page.problem
         ]

@@ -87,6 +87,11 @@ class Finder:
             while True:
                 yield self._queue.get_nowait()
 
+    def knows(self, key: Key) -> bool:
+        """Whether the file was there when last looked for."""
+        with self._lock:
+            return key in self._known
+
     def forget(self, found: Found) -> None:
         """The file was closed; it is not looked at again while it has its name."""
         with self._lock:

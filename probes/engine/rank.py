@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any, Literal
 
 import numpy as np
@@ -69,7 +68,6 @@ class Rank:
         self.tick: Any = None
         self.times = StepTimes()
         self.fresh: list[Array] = []
-        self.recent: deque[Array] = deque(maxlen=_KEPT_BATCHES)
         self._pending: list[Array] = []
         self.ring.begin(self.ring.top().head)
 
@@ -146,7 +144,6 @@ class Rank:
             # Of a container's threads only the main one is known outside, where it is called as its process.
             steps["thread_id"] = np.where(steps["thread_id"] == inside, outside, 0)
         self.fresh.append(steps)
-        self.recent.append(steps)
         self._pending.append(steps)
         if len(self.fresh) > _KEPT_BATCHES:
             del self.fresh[0]

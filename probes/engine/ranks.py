@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from ...native.engine_poll import EnginePoll, Times
 from ..model import EngineState
-from .finder import Finder, Found, discard, remove_file
+from .finder import Finder, Found, Key, discard, remove_file
 from .layout import RefusedError, StepBatch
 from .metrics import Ledger, Part, parts_of, parts_of_rank, parts_of_requests
 from .rank import Rank, is_readable
@@ -38,7 +38,7 @@ class Ranks:
         self._poll: EnginePoll | None = None
         self._ranks: dict[int, Rank] = {}
         self._told: dict[int, EngineState] = {}
-        self.refused: dict[str, str] = {}
+        self._refused: dict[Key, str] = {}
 
     def __len__(self) -> int:
         return len(self._ranks)
@@ -55,19 +55,18 @@ class Ranks:
         return self._poll
 
     def add(self, found: Found, now_ns: int) -> Rank | None:
-        """Begins to read a ring; None where that cannot be, as `refused` then says."""
+        """Begins to read a ring; None where that cannot be: `refused` says why."""
         assert isinstance(found.file, Ring)
-        name, hello = found.file.name, found.file.handshake
+        hello = found.file.handshake
         try:
             if any(rank.key == hello.instance for rank in self):
                 raise RefusedError(f"another engine is called {hello.instance!r} already")
             rank = Rank(found, now_ns)
             slot = self._watch(found.file, FRONTEND_FLOOR_NS if hello.is_frontend else self._floor_ns)
         except (RefusedError, OSError) as error:
-            self.refused[name] = f"{name[:80]}: {error}"
+            self._refused[found.key] = f"{found.file.name[:80]}: {error}"
             self._let_go(found)
             return None
-        self.refused.pop(name, None)
         self._ranks[slot] = rank
         found.file.ask(now_ns)
         return rank
@@ -75,6 +74,11 @@ class Ranks:
     def changed(self) -> list[int]:
         """Slots whose ring has something."""
         return [slot for slot in self._poll.take() if slot in self._ranks] if self._poll else []
+
+    def refused(self) -> list[str]:
+        """Why rings that are there still are not read."""
+        self._refused = {key: why for key, why in self._refused.items() if self._finder.knows(key)}
+        return list(self._refused.values())
 
     def all(self) -> list[int]:
         return list(self._ranks)
