@@ -33,14 +33,15 @@ def free_port():
 
 
 class Server:
-    """`arguments` are vLLM's; `environment` is added to this process's."""
+    """`arguments` are vLLM's, `name` the model's; `environment` is added to this process's."""
 
-    def __init__(self, folder, *arguments, environment=None, model=MODEL):
+    def __init__(self, folder, *arguments, environment=None, name="tiny"):
+        self.name = name
         self.port = free_port()
         self.log = folder / "server.log"
         command = [
-            sys.executable, "-c", SERVE, "serve", str(model), "--port", str(self.port), "--host", "127.0.0.1",
-            "--enforce-eager", "--dtype", "bfloat16", "--served-model-name", "tiny", "--max-model-len", "4096",
+            sys.executable, "-c", SERVE, "serve", str(MODEL), "--port", str(self.port), "--host", "127.0.0.1",
+            "--enforce-eager", "--dtype", "bfloat16", "--served-model-name", name, "--max-model-len", "4096",
             *arguments,
         ]  # fmt: skip
         settings = dict(os.environ, VLLM_ENABLE_V1_MULTIPROCESSING="1", **(environment or {}))
@@ -80,10 +81,10 @@ class Server:
     def frontends(self):
         return [reader for reader in self.readers if reader.handshake["role"] == "frontend"]
 
-    def complete(self, prompt, tokens=8, name=None):
+    def complete(self, prompt, tokens=8, request_id=None):
         """Prompt and completion tokens."""
-        asked = {"model": "tiny", "prompt": prompt, "max_tokens": tokens, "ignore_eos": True}
-        headers = {"Content-Type": "application/json", **({"X-Request-Id": name} if name else {})}
+        asked = {"model": self.name, "prompt": prompt, "max_tokens": tokens, "ignore_eos": True}
+        headers = {"Content-Type": "application/json", **({"X-Request-Id": request_id} if request_id else {})}
         request = urllib.request.Request(self._url("/v1/completions"), json.dumps(asked).encode(), headers)
         with urllib.request.urlopen(request, timeout=300) as answer:
             usage = json.load(answer)["usage"]

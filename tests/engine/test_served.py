@@ -73,7 +73,7 @@ def test_a_request_is_told_with_its_name_and_latencies(server):
     since = len(frontend.requests)
     counts, sum_before = frontend.histogram("time_to_first_token")
     began = time.monotonic_ns()
-    prompt, produced = server.complete("a request with a name", 12, name="gateway-17")
+    prompt, produced = server.complete("a request with a name", 12, request_id="gateway-17")
     took = time.monotonic_ns() - began
 
     told = wait_for(lambda: frontend.requests[since:], 20)[0]
