@@ -31,6 +31,7 @@ _OVERRUN_EVERY_NS = 10_000_000_000
 _FINDER_HANGS_NS = 10_000_000_000
 _LEAST_PERIOD_NS = 1_000_000_000
 _MAX_URLS = 64
+_REMEDY = "run it with sudo, or its container with --cap-add SYS_PTRACE"
 
 
 class Engines:
@@ -195,6 +196,8 @@ class Engines:
         ]
         if self._finder.over_limit:
             problems.append(f"{self._finder.over_limit} engines are not followed; see engines.max_engines")
+        if self._finder.denied:
+            problems.append(f"containers of {self._finder.denied} processes may not be looked into: {_REMEDY}")
         if self._finder.busy_ns(now_ns) > _FINDER_HANGS_NS:
             problems.append("the search for engines hangs in the file system of a container")
         if not problems:

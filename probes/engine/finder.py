@@ -75,6 +75,11 @@ class Finder:
         with self._lock:
             return list(self._refused.values())
 
+    @property
+    def denied(self) -> int:
+        """Processes whose containers may not be looked into."""
+        return self._namespaces.denied
+
     def busy_ns(self, now_ns: int) -> int:
         """How long the round that goes on has taken so far; 0 between rounds."""
         began = self.began_ns

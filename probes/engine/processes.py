@@ -23,6 +23,12 @@ class Namespaces:
         self._proc = proc
         self._looks: dict[int, int] = {}
         self._members: dict[int, dict[int, None]] = {}
+        self._denied: set[int] = set()
+
+    @property
+    def denied(self) -> int:
+        """Processes that may not be looked at."""
+        return len(self._denied)
 
     def __len__(self) -> int:
         return len(self._members)
@@ -30,6 +36,7 @@ class Namespaces:
     def scan(self, *, afresh: bool = False) -> None:
         """Finds new processes and forgets those that ended; `afresh` looks at all again."""
         there = set(_pids(self._proc))
+        self._denied &= there
         self._looks = {pid: looks for pid, looks in self._looks.items() if pid in there and not afresh}
         for members in self._members.values():
             for pid in [pid for pid in members if pid not in there]:
@@ -47,8 +54,14 @@ class Namespaces:
                 yield inode, next(reversed(members))
 
     def _look_at(self, pid: int) -> None:
-        inode = namespace(self._proc, pid, "mnt")
-        if not inode or (inode not in self._members and len(self._members) >= _MAX_NAMESPACES):
+        try:
+            inode = _namespace(self._proc, pid, "mnt")
+        except PermissionError:
+            self._denied.add(pid)
+            return
+        except OSError:  # it ended
+            return
+        if inode not in self._members and len(self._members) >= _MAX_NAMESPACES:
             return
         for other in self._members.values():
             other.pop(pid, None)
@@ -62,9 +75,13 @@ class Namespaces:
 def namespace(proc: Path, pid: int | str, kind: str) -> int:
     """Inode of a process's namespace; 0 when it may not be seen."""
     try:
-        return os.stat(proc / str(pid) / "ns" / kind).st_ino
+        return _namespace(proc, pid, kind)
     except OSError:
         return 0
+
+
+def _namespace(proc: Path, pid: int | str, kind: str) -> int:
+    return os.stat(proc / str(pid) / "ns" / kind).st_ino
 
 
 def pids_outside(proc: Path, pid_namespace: int, pids: Iterable[int]) -> dict[int, int]:

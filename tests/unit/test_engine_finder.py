@@ -63,7 +63,7 @@ def namespace(tmp_path):
 
 def test_a_process_is_looked_at_a_few_times_and_not_again(fake, namespace, monkeypatch):
     seen = []
-    monkeypatch.setattr(processes, "namespace", lambda _, pid, kind: seen.append(pid) or 1)
+    monkeypatch.setattr(processes, "_namespace", lambda _, pid, kind: seen.append(pid) or 1)
     fake.add(5, namespace("a"))
     found = Namespaces(fake.proc)
     for _ in range(10):
@@ -193,3 +193,18 @@ def test_closing_is_safe_twice_and_leaves_nothing(search):
     looking.close()
 
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_processes_that_may_not_be_looked_at_are_counted(fake, namespace, monkeypatch):
+    def look(_, pid, kind):
+        raise PermissionError if pid == 6 else ProcessLookupError
+
+    monkeypatch.setattr(processes, "_namespace", look)
+    fake.add(5, namespace("a"))
+    fake.add(6, namespace("b"))
+    found = Namespaces(fake.proc)
+    found.scan()
+    assert found.denied == 1
+    fake.end(6)
+    found.scan()
+    assert found.denied == 0
