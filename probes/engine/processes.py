@@ -24,6 +24,7 @@ class Namespaces:
         self._looks: dict[int, int] = {}
         self._members: dict[int, dict[int, None]] = {}
         self._denied: set[int] = set()
+        self._where: dict[int, int] = {}
 
     @property
     def denied(self) -> int:
@@ -36,7 +37,8 @@ class Namespaces:
     def scan(self, *, afresh: bool = False) -> None:
         """Finds new processes and forgets those that ended; `afresh` looks at all again."""
         there = set(_pids(self._proc))
-        self._denied &= there
+        self._denied = set() if afresh else self._denied & there
+        self._where = {pid: inode for pid, inode in self._where.items() if pid in there}
         self._looks = {pid: looks for pid, looks in self._looks.items() if pid in there and not afresh}
         for members in self._members.values():
             for pid in [pid for pid in members if pid not in there]:
@@ -63,8 +65,9 @@ class Namespaces:
             return
         if inode not in self._members and len(self._members) >= _MAX_NAMESPACES:
             return
-        for other in self._members.values():
-            other.pop(pid, None)
+        if (before := self._where.get(pid, inode)) != inode and before in self._members:
+            self._members[before].pop(pid, None)
+        self._where[pid] = inode
         members = self._members.setdefault(inode, {})
         members[pid] = None
         if len(members) > _PIDS_PER_NAMESPACE:
