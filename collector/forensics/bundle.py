@@ -75,6 +75,22 @@ class Line(Struct, frozen=True):
     data: Any = field(default=None)
 
 
+class SeenThread(Struct, frozen=True):
+    """What is shown of a thread: its state in the letters of ps, its kernel stack."""
+
+    tid: int
+    state: str = ""
+    stack: str = ""
+
+
+class Seen(Struct, frozen=True):
+    """What is shown of a process."""
+
+    pid: int
+    comm: str = "?"
+    threads: tuple[SeenThread, ...] = ()
+
+
 class Steps(Struct, frozen=True):
     """Steps of one engine rank: `rows` of what `columns` name, `start_ns` and `end_ns` among them."""
 
@@ -115,10 +131,10 @@ class Bundle(Struct, frozen=True):
         except (zstandard.ZstdError, msgspec.DecodeError, ValueError) as error:
             raise EagleEyeError(f"bundle {self.manifest.id}: its records cannot be read: {error}") from None
 
-    def processes(self) -> list[list[dict[str, Any]]]:
-        """Facts of the processes involved, each time that they were asked for; empty where there are none."""
+    def processes(self) -> list[list[Seen]]:
+        """The processes involved, each time that they were asked for; empty where there are none."""
         try:
-            return msgspec.json.decode(self.files.get(PROCESSES, b"[]"), type=list[list[dict[str, Any]]])
+            return msgspec.json.decode(self.files.get(PROCESSES, b"[]"), type=list[list[Seen]])
         except msgspec.DecodeError as error:
             raise EagleEyeError(f"bundle {self.manifest.id}: {PROCESSES} cannot be read: {error}") from None
 

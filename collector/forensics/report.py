@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import get_args
 
+import msgspec
+
+from ...probes.model import Incident, IncidentPart, Severity
 from ..view.words import clean, size
 from .bundle import Bundle
 from .timeline import Entry, relative
 
 EXCERPT = 40
+# What Markdown would obey in foreign text.
+_MARKS = str.maketrans({"`": "'", "<": "(", ">": ")", "[": "(", "]": ")"})
 IMPORTANT = ("warning", "error", "fatal")
 MAX_STACK_LINES = 6
+MAX_STUCK = 4
 
 
 def report(bundle: Bundle, entries: Sequence[Entry]) -> str:
@@ -20,34 +27,39 @@ def report(bundle: Bundle, entries: Sequence[Entry]) -> str:
     return "\n".join(_report(bundle, entries)) + "\n"
 
 
-def incident_of(bundle: Bundle) -> dict[str, Any] | None:
+def incident_of(bundle: Bundle) -> Incident | None:
     """The incident that the bundle was frozen for, as it was told last; without one the most severe of the window."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Incident] = {}
     wanted = ""
     for line in bundle.lines():
         if line.kind == "snapshot":
-            found.update({str(one["id"]): one for one in line.data.get("incidents", ())})
-        elif line.kind == "event" and line.data["kind"].startswith("incident.") and "id" in line.data["attributes"]:
-            incident = line.data["attributes"]
-            found[str(incident["id"])] = incident
-            if line.data["id"] == bundle.manifest.trigger.event:
-                wanted = str(incident["id"])
-    order = ("info", "warning", "error", "fatal")
-    worst = sorted(found.values(), key=lambda one: order.index(one["severity"]) if one.get("severity") in order else 0)
+            told = msgspec.convert(line.data.get("incidents", []), list[Incident])
+            found.update({one.id: one for one in told})
+        elif line.kind == "event" and line.data["kind"].startswith("incident."):
+            with suppress(msgspec.ValidationError):
+                incident = msgspec.convert(line.data.get("attributes"), Incident)
+                found[incident.id] = incident
+                if line.data["id"] == bundle.manifest.trigger.event:
+                    wanted = incident.id
+    worst = sorted(found.values(), key=lambda one: get_args(Severity).index(one.severity))
     return found.get(wanted) or (worst[-1] if worst else None)
+
+
+def _plain(text: object) -> str:
+    return clean(text).translate(_MARKS)
 
 
 def _report(bundle: Bundle, entries: Sequence[Entry]) -> Iterator[str]:
     manifest, incident = bundle.manifest, incident_of(bundle)
     trigger = manifest.trigger
-    yield f"# {clean(trigger.reason)} on {clean(manifest.node)}"
+    yield f"# {_plain(trigger.reason)} on {_plain(manifest.node)}"
     if manifest.simulated:
         yield "\n**Devices were simulated.**"
     yield "\n## What"
     what = trigger.reason
-    if incident and incident.get("meaning"):
-        what = f"{incident.get('mnemonic') or incident.get('code', '')}: {incident['meaning']}"
-    yield f"\n{clean(what)} Entity: `{clean(trigger.entity or 'host')}`, severity {trigger.severity}."
+    if incident and incident.meaning:
+        what = f"{incident.mnemonic or incident.code}: {incident.meaning}"
+    yield f"\n{_plain(what)} Entity: `{_plain(trigger.entity or 'host')}`, severity {trigger.severity}."
     yield "\n## When"
     wall_s = (manifest.at_ns + manifest.wall_offset_ns) / 1e9
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(wall_s)) + f".{int(wall_s % 1 * 1000):03d} UTC"
@@ -57,31 +69,29 @@ def _report(bundle: Bundle, entries: Sequence[Entry]) -> Iterator[str]:
     yield "\n## Cause"
     yield from _cause(incident)
     yield "\n## Action"
-    action = incident and incident.get("action")
-    check = clean(incident.get("check", "")) if incident else ""
-    yield f"\n{clean(str(action)).replace('_', ' ') if action else 'unknown: no incident was open'}. {check}".rstrip()
+    action = incident.action.replace("_", " ") if incident else "unknown: no incident was open"
+    yield f"\n{action}. {_plain(incident.check) if incident else ''}".rstrip()
     yield "\n## Evidence"
     yield from _evidence(bundle, entries)
     yield "\n## Timeline"
     yield "\nSeconds from the trigger; warnings and worse, nearest to it first chosen, then by time.\n"
     yield "```"
-    yield from (shown(entry, manifest.at_ns) for entry in excerpt(entries, manifest.at_ns))
+    yield from (shown(entry, manifest.at_ns).replace("`", "'") for entry in excerpt(entries, manifest.at_ns))
     yield "```"
 
 
-def _cause(incident: dict[str, Any] | None) -> Iterator[str]:
+def _cause(incident: Incident | None) -> Iterator[str]:
     if incident is None:
         yield "\nUnknown: no incident was open in this window."
         return
-    yield f"\n{_named(incident)} on `{clean(incident.get('entity', 'host'))}`.\n"
-    for part in [one for one in incident.get("parts", ()) if isinstance(one, dict)]:
-        told_by = ", ".join(map(clean, part.get("sources", ()))) or "?"
-        yield f"- {clean(part.get('role', '?'))}: {_named(part)}, {part.get('count', '?')} times, told by {told_by}"
+    yield f"\n{_named(incident)} on `{_plain(incident.entity)}`.\n"
+    for part in incident.parts:
+        told_by = ", ".join(map(_plain, part.sources)) or "?"
+        yield f"- {part.role}: {_named(part)}, {part.count} times, told by {told_by}"
 
 
-def _named(of: dict[str, Any]) -> str:
-    family, code, mnemonic = (clean(of.get(name, "")) for name in ("family", "code", "mnemonic"))
-    return f"`{family}` `{code}` {mnemonic}".rstrip()
+def _named(of: Incident | IncidentPart) -> str:
+    return f"`{_plain(of.family)}` `{_plain(of.code)}` {_plain(of.mnemonic)}".rstrip()
 
 
 def _evidence(bundle: Bundle, entries: Sequence[Entry]) -> Iterator[str]:
@@ -91,22 +101,18 @@ def _evidence(bundle: Bundle, entries: Sequence[Entry]) -> Iterator[str]:
     yield f"- records: {counts}; {size(bundle.size_bytes)}"
     worst = sum(entry.severity in ("error", "fatal") for entry in entries)
     yield f"- {worst} errors, {sum(entry.severity == 'warning' for entry in entries)} warnings"
-    versions = ", ".join(f"{clean(name)} {clean(text)}" for name, text in sorted(manifest.versions.items()))
+    versions = ", ".join(f"{_plain(name)} {_plain(text)}" for name, text in sorted(manifest.versions.items()))
     yield f"- versions: {versions[:800]}"
     for sentence in manifest.incomplete:
-        yield f"- missing: {clean(sentence)}"
+        yield f"- missing: {_plain(sentence)}"
     yield from _stacks(bundle)
 
 
 def _stacks(bundle: Bundle) -> Iterator[str]:
-    for facts in bundle.processes()[-1:][0] if bundle.processes() else ():
-        stuck = [one for one in facts.get("threads", ()) if one.get("state") == "D"]
-        for thread in stuck[:4]:
-            name, pid, tid = clean(facts.get("comm", "?")), facts.get("pid"), thread.get("tid")
-            yield f"- `{name}` ({pid}) thread {tid} sleeps uninterruptibly:"
-            yield from (
-                f"    - `{clean(line)}`" for line in str(thread.get("stack", "")).splitlines()[:MAX_STACK_LINES]
-            )
+    for seen in (bundle.processes() or [[]])[-1]:
+        for thread in [one for one in seen.threads if one.state == "D"][:MAX_STUCK]:
+            yield f"- `{_plain(seen.comm)}` ({seen.pid}) thread {thread.tid} sleeps uninterruptibly:"
+            yield from (f"    - `{_plain(line)}`" for line in thread.stack.splitlines()[:MAX_STACK_LINES])
 
 
 def excerpt(entries: Sequence[Entry], at_ns: int) -> list[Entry]:

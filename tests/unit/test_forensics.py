@@ -13,15 +13,19 @@ import msgspec
 import numpy as np
 import pytest
 import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from eagle_eye.__main__ import main
 from eagle_eye.collector.commands import forensics as command
 from eagle_eye.collector.forensics import archive, shelf
 from eagle_eye.collector.forensics import processes as processes_module
-from eagle_eye.collector.forensics.bundle import Trigger, load_folder
+from eagle_eye.collector.forensics.bundle import Bundle, Trigger, load_folder
 from eagle_eye.collector.forensics.order import Order
+from eagle_eye.collector.forensics.perfetto import trace
 from eagle_eye.collector.forensics.processes import device_holders, facts_of
 from eagle_eye.collector.forensics.replay import replay
+from eagle_eye.collector.forensics.report import report
 from eagle_eye.collector.forensics.timeline import timeline
 from eagle_eye.collector.forensics.triggers import Policy, Triggers, pids_in
 from eagle_eye.collector.forensics.writer import write
@@ -219,6 +223,16 @@ def test_an_archive_is_a_bundle_again(bundle, tmp_path):
     assert timeline(again) == timeline(frozen)
 
 
+def test_a_report_obeys_nothing_in_foreign_text(bundle):
+    evil = "```\n# x\n[click](http://evil) <script>"
+    frozen = bundle([event("kmsg.record", NOW, 1, "error", text=evil, level="err")], trigger=Trigger(evil, "request"))
+    text = report(frozen, timeline(frozen))
+
+    assert text.count("```") == 2
+    assert "[click]" not in text.partition("```")[0]
+    assert "<script>" not in text.partition("```")[0]
+
+
 # Archives of somebody else
 
 
@@ -320,6 +334,72 @@ def test_records_of_no_known_shape_are_told_or_refused(bundle, tmp_path, line):
     except EagleEyeError:
         return
     assert [entry.kind for entry in entries] == ["unreadable"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = [
+    "data",
+    "kind",
+    "at_ns",
+    "attributes",
+    "incidents",
+    "devices",
+    "health",
+    "device_readings",
+    "values",
+    "rows",
+    "columns",
+    "text",
+    "level",
+    "log_time_ns",
+    "code",
+    "severity",
+    "parts",
+    "family",
+    "threads",
+    "pid",
+    "driver",
+    "topology",
+    "engine",
+]
+
+
+def twisted(value, field, other):
+    """The same with `other` wherever a member is called `field`."""
+    if isinstance(value, dict):
+        return {key: other if key == field else twisted(one, field, other) for key, one in value.items()}
+    return [twisted(one, field, other) for one in value] if isinstance(value, list) else value
+
+
+INCIDENT = {
+    "id": "i", "node": "n", "entity": GPU, "family": "nvidia.xid", "code": "79", "mnemonic": "m", "severity": "fatal",
+    "action": "drain", "state": "open", "opened_wall_ns": 1, "updated_wall_ns": 1, "parts": [], "occurrences": 1,
+}  # fmt: skip
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(field=st.sampled_from(FIELDS), other=JSON)
+def test_twisted_bundles_are_read_or_refused_and_nothing_else(whole, field, other):
+    lines = [twisted(msgspec.to_builtins(line), field, other) for line in whole.lines()]
+    facts = twisted([[{"pid": 1, "threads": [{"tid": 1, "state": "D", "stack": "x"}]}]], field, other)
+    records = b"\n".join(msgspec.json.encode(line) for line in lines)
+    files = {"records.jsonl.zst": zstandard.compress(records), "processes.json": msgspec.json.encode(facts)}
+    bundle = Bundle(whole.manifest, {**whole.files, **files}, 1)
+    for reader in (replay, lambda one: report(one, timeline(one)), lambda one: trace(one, timeline(one))):
+        with contextlib.suppress(EagleEyeError):
+            reader(bundle)
+
+
+@pytest.fixture
+def whole(bundle):
+    """A bundle with an incident in it."""
+    kernel = event("kmsg.record", NOW - 1, 7, "error", text=XID, level="err", log_time_ns=NOW, sequence=7)
+    opened = msgspec.structs.replace(event("incident.opened", NOW, 9, "fatal", GPU), attributes=INCIDENT)
+    return bundle([kernel, fault_event(xid_fault()), opened])
 
 
 # Replay
