@@ -84,10 +84,12 @@ class Engine:
 
     def tick(self, now_ns: int, wall_ns: int) -> list[Change]:
         """Ends what was silent for long enough."""
+        shortest_ns = self._rules.shortest_quiet_ns
         quiet = [
             (record, reason)
             for record in self.book.open.values()
-            if (reason := self._closing.by_silence(record, self._silent_ns(record, now_ns, wall_ns), self._boot_id))
+            if wall_ns - record.updated_wall_ns >= shortest_ns
+            and (reason := self._closing.by_silence(record, self._silent_ns(record, now_ns, wall_ns), self._boot_id))
         ]
         ended = [self.clear(record, reason, wall_ns) for record, reason in quiet]
         return [*ended, *self._escalate_lasting(wall_ns)]
@@ -267,9 +269,9 @@ class Engine:
             Change("escalated", record)
             for record in self.book.open.values()
             for rule in self._rules.lasting
-            if rule.of.match(record.primary.family, record.primary.code)
+            if wall_ns - record.primary.first_wall_ns >= rule.after
             and not record.primary.recovered
-            and wall_ns - record.primary.first_wall_ns >= rule.after
+            and rule.of.match(record.primary.family, record.primary.code)
             and raise_by(record, rule)
         ]
 

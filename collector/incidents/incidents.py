@@ -18,7 +18,6 @@ from . import requests, state
 from .engine import Change, Engine
 from .merge import Merger
 from .places import Places
-from .record import SEVERITIES
 from .rules import Rules, load
 from .series import METRICS, Figures
 from .telling import FaultTeller, IncidentTeller
@@ -31,6 +30,9 @@ URGENT_SAVE_GAP_NS = 50_000_000
 # A large state is saved less often: saving may take a hundredth of the time.
 SAVE_SHARE = 100
 STOP_S = 2.0
+MAX_MARKS = 64
+# Two readings of one log do not agree to the nanosecond on when a record was written.
+SAME_TIME_NS = 1_000_000_000
 MAX_SNAPSHOT_INCIDENTS = 64
 MAX_SNAPSHOT_PARTS = 8
 RESETS = {
@@ -62,8 +64,8 @@ class Incidents:
         self._incidents = IncidentTeller(events)
         self._figures = Figures(self._engine, self._places)
         self._names = (node, cluster)
-        self._marks: dict[str, int] = {}
-        self._old_marks: dict[str, int] = {}
+        self._marks: dict[str, tuple[int, int]] = {}
+        self._old_marks: dict[str, tuple[int, int]] = {}
         self._gone: set[str] = set()
         self._dirty = self._urgent = True
         self._saving: asyncio.Task[None] | None = None
@@ -126,7 +128,7 @@ class Incidents:
     def open(self) -> tuple[Incident, ...]:
         """The open incidents, the most severe first; at most 64, each with its first parts."""
         records = self._engine.book.open.values()
-        worst = sorted(records, key=lambda one: (-SEVERITIES.index(one.severity), -one.updated_wall_ns))
+        worst = sorted(records, key=lambda one: (-one.weight, -one.updated_wall_ns))
         return tuple(one.export(*self._names, MAX_SNAPSHOT_PARTS) for one in worst[:MAX_SNAPSHOT_INCIDENTS])
 
     def source(self) -> Source:
@@ -167,10 +169,12 @@ class Incidents:
         if not source.startswith(f"{self._boot_id}:") or not number.isascii() or not number.isdigit():
             return False
         at = int(number[:20])
-        if at <= self._old_marks.get(source, -1):
+        told, told_ns = self._old_marks.get(source, (-1, 0))
+        if at <= told and fault.at_ns <= told_ns + SAME_TIME_NS:
             return True
-        if source in self._marks or len(self._marks) < 64:
-            self._marks[source] = max(at, self._marks.get(source, -1))
+        newest, newest_ns = self._marks.get(source, (-1, 0))
+        if source in self._marks or len(self._marks) < MAX_MARKS:
+            self._marks[source] = (max(at, newest), max(fault.at_ns, newest_ns))
         return False
 
     def _learn(self, devices: Sequence[Device], topology: Sequence[DeviceLink], now_ns: int) -> list[Event]:

@@ -134,6 +134,11 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     vendor_tables: tuple[str, ...] = ()
 
     @property
+    def shortest_quiet_ns(self) -> int:
+        """Nothing ends by a silence that is shorter."""
+        return min([self.boot.quiet, *(one.after for one in self.quiet)])
+
+    @property
     def longest_ns(self) -> int:
         """Nothing that was told longer ago is related to what is told now."""
         times = [time for one in self.relations for time in (one.window, one.lead)]

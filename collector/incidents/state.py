@@ -21,13 +21,16 @@ log = structlog.get_logger(component="incidents")
 
 
 class State(Struct):
-    """`uuids` by PCI slot and `marks`, the last fault of each source that is in it, hold for `boot_id` only."""
+    """What is kept. `uuids` by PCI slot and `marks` hold for `boot_id` only.
+
+    `marks` are number and time of the last fault of each source that is in here.
+    """
 
     boot_id: str
     records: list[Record] = []
     occasions: tuple[Occasions, ...] = ()
     uuids: dict[str, str] = {}
-    marks: dict[str, int] = {}
+    marks: dict[str, tuple[int, int]] = {}
     node: str = ""
     cluster: str = ""
     schema: int = SCHEMA

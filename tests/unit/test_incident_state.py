@@ -56,6 +56,17 @@ def test_a_log_that_is_read_again_from_its_start_counts_nothing_twice(incidents)
     assert len([one for one in events if one.kind == "nvidia.xid"]) == 1
 
 
+def test_another_log_with_numbers_of_its_own_is_no_repetition(incidents):
+    before = incidents()
+    before.take(Sample(faults=[xid(31, time.monotonic() - 10, number=12_000)]))
+    before.save()
+
+    after = incidents()
+    after.take(Sample(faults=[xid(31, time.monotonic(), number=7)]))
+
+    assert only(after.open()).occurrences == 2
+
+
 def test_a_reboot_ends_what_was_of_the_boot_and_notes_the_rest(incidents):
     before = incidents()
     now_s = time.monotonic()
