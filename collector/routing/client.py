@@ -62,6 +62,11 @@ class RoutingClient:
     def is_connected(self) -> bool:
         return self._connection.client is not None
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing is heard: the server is away, or forbids it; "" while all is well."""
+        return self._connection.refusal if self.is_connected else self._connection.reason or "not connected yet"
+
     async def connect(self, timeout_s: float | None = None) -> None:
         """Connects, subscribes and reads the last values; later connections are made again without a word from you.
 

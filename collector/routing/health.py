@@ -26,6 +26,7 @@ _DEVICE_LEVEL: Mapping[str, Level] = {"ok": "ok", "degraded": "degraded", "faile
 _STATE = re.compile(r'eagle_eye_device_health\{state="(\w+)"\}')
 _THROTTLE = re.compile(r'eagle_eye_device_throttle_seconds_total\{reason="(\w+)"\}')
 _USER = re.compile(r'eagle_eye_device_process_memory_bytes\{pod="([^"]*)",namespace="[^"]*",container="([^"]*)"\}')
+_READ = ("eagle_eye_device_health{", "eagle_eye_device_throttle_", "eagle_eye_device_process_memory_")
 # A device that waits for work is not held back, and a cap of power under full load is how it is meant to run.
 _NO_PRESSURE = ("low_utilization",)
 _NO_HARM = ("low_utilization", "power_cap", "sync_boost")
@@ -182,6 +183,8 @@ class Judge:
         users: set[str] = set()
         throttled: dict[str, float] = {}
         for key, value in reading.values.items():
+            if not key.startswith(_READ):
+                continue
             if (found := _STATE.match(key)) and value:
                 state = found[1]
             elif found := _THROTTLE.match(key):

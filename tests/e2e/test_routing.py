@@ -366,6 +366,18 @@ async def test_hostile_messages_are_counted_and_the_feed_goes_on(server, node, r
     assert client.table.refused == {"malformed": 5, "too_large": 1, "schema": 1}
 
 
+async def test_a_server_that_forbids_it_is_quoted(server, until):
+    denied = {"subscribe": {"deny": ["eagle_eye.routing_metrics"]}}
+    real = server(authorization={"users": [{"user": "r", "password": "p", "permissions": denied}]})
+    real.start()
+    client = RoutingClient(f"nats://r:p@127.0.0.1:{real.port}")
+    assert client.trouble == "not connected yet"
+    await client.connect(10)
+    await until(lambda: "permissions violation" in client.trouble.lower())
+    assert "eagle_eye.routing_metrics" in client.trouble
+    await client.close()
+
+
 async def test_a_bucket_that_was_taken_away_or_belongs_to_another_is_no_harm(server, node, router, until):
     real = server()
     real.start()
