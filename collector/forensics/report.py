@@ -74,7 +74,7 @@ def _report(bundle: Bundle, entries: Sequence[Entry]) -> Iterator[str]:
     yield "\n## Evidence"
     yield from _evidence(bundle, entries)
     yield "\n## Timeline"
-    yield "\nSeconds from the trigger; warnings and worse, nearest to it first chosen, then by time.\n"
+    yield "\nSeconds from the trigger; errors, and the warnings nearest to it.\n"
     yield "```"
     yield from (shown(entry, manifest.at_ns).replace("`", "'") for entry in excerpt(entries, manifest.at_ns))
     yield "```"
@@ -87,7 +87,7 @@ def _cause(incident: Incident | None) -> Iterator[str]:
     yield f"\n{_named(incident)} on `{_plain(incident.entity)}`.\n"
     for part in incident.parts:
         told_by = ", ".join(map(_plain, part.sources)) or "?"
-        yield f"- {part.role}: {_named(part)}, {part.count} times, told by {told_by}"
+        yield f"- {part.role}: {_named(part)}, told {part.count} times by {told_by}"
 
 
 def _named(of: Incident | IncidentPart) -> str:
@@ -101,7 +101,8 @@ def _evidence(bundle: Bundle, entries: Sequence[Entry]) -> Iterator[str]:
     yield f"- records: {counts}; {size(bundle.size_bytes)}"
     worst = sum(entry.severity in ("error", "fatal") for entry in entries)
     yield f"- {worst} errors, {sum(entry.severity == 'warning' for entry in entries)} warnings"
-    versions = ", ".join(f"{_plain(name)} {_plain(text)}" for name, text in sorted(manifest.versions.items()))
+    told = [(name, text) for name, text in sorted(manifest.versions.items()) if name != "kernel command line"]
+    versions = ", ".join(f"{_plain(name)} {_plain(text)}" for name, text in told)
     yield f"- versions: {versions[:800]}"
     for sentence in manifest.incomplete:
         yield f"- missing: {_plain(sentence)}"
@@ -116,9 +117,9 @@ def _stacks(bundle: Bundle) -> Iterator[str]:
 
 
 def excerpt(entries: Sequence[Entry], at_ns: int) -> list[Entry]:
-    """What matters most: warnings and worse, those nearest to the trigger, by time."""
+    """What matters most, by time: errors and worse, then warnings, of each those nearest to the trigger."""
     important = [entry for entry in entries if entry.severity in IMPORTANT]
-    nearest = sorted(important, key=lambda entry: abs(entry.at_ns - at_ns))[:EXCERPT]
+    nearest = sorted(important, key=lambda entry: (entry.severity == "warning", abs(entry.at_ns - at_ns)))[:EXCERPT]
     return sorted(nearest, key=lambda entry: entry.at_ns)
 
 

@@ -21,6 +21,7 @@ from eagle_eye.collector.commands import forensics as command
 from eagle_eye.collector.forensics import archive, shelf
 from eagle_eye.collector.forensics import processes as processes_module
 from eagle_eye.collector.forensics.bundle import Bundle, Trigger, load_folder
+from eagle_eye.collector.forensics.copying import Copy
 from eagle_eye.collector.forensics.order import Order
 from eagle_eye.collector.forensics.perfetto import trace
 from eagle_eye.collector.forensics.processes import device_holders, facts_of
@@ -142,6 +143,21 @@ def test_the_window_is_frozen_in_order_and_without_secrets(bundle):
     assert b"hunter2xyz" not in everything
     assert frozen.manifest.versions["kernel"] == os.uname().release
     assert all(len(digest) == 64 for digest in frozen.manifest.hashes.values())
+
+
+def test_a_recording_in_messagepack_gives_the_same_lines(tmp_path):
+    told = event("process.exec", NOW, 1, task="sh", pid=1, filename=f"/bin/x --token {SECRET}")
+    about = {"boot_id": "boot", "encoding": "msgpack"}
+    store = Store(tmp_path / "recorder", limit_bytes=2**26, keep_ns=10**15, about=about)
+    store.write({"event": [(NOW, msgspec.msgpack.encode(told))]})
+    store.close()
+    copy = Copy(tmp_path / "recorder", "boot", NOW - SECOND, NOW + SECOND)
+    copy.write(tmp_path / "out")
+    (line,) = zstandard.decompress((tmp_path / "out").read_bytes(), 2**20).splitlines()
+
+    data = json.loads(line)["data"]
+    assert data["attributes"] == {"task": "sh", "pid": 1, "filename": "/bin/x --token ***"}
+    assert msgspec.convert(data, Event).id == told.id
 
 
 def test_what_is_missing_is_said(bundle, tmp_path):
