@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from ...probes.model import Fault
 
-MAX_KEYS = 4096
-MAX_TELLINGS = 64
+MAX_KEYS = 1024
+MAX_TELLINGS = 32
 # Counters are read seconds after what they count; nobody tells later than this.
 FORGET_NS = 60_000_000_000
 

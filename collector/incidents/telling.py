@@ -17,6 +17,7 @@ TELL_AGAIN_NS = 600_000_000_000
 UPDATE_GAP_NS = 1_000_000_000
 URGENT_GAP_NS = 100_000_000
 MAX_KNOWN = 8192
+MAX_CODES = 1024
 # Of one code on one entity, distinct ones in a minute; what is above is in its incident's count.
 MAX_DISTINCT = 60
 MINUTE_NS = 60_000_000_000
@@ -77,7 +78,7 @@ class FaultTeller:
     def _has_room(self, key: tuple[str, str, str], at_ns: int) -> bool:
         times = self._lately.setdefault(key, deque(maxlen=MAX_DISTINCT))
         self._lately.move_to_end(key)
-        if len(self._lately) > MAX_KNOWN:
+        if len(self._lately) > MAX_CODES:
             self._lately.popitem(last=False)
         if len(times) == MAX_DISTINCT and at_ns - times[0] < MINUTE_NS:
             return False

@@ -21,7 +21,7 @@ from eagle_eye.collector.incidents.selectors import Codes
 from eagle_eye.native.errors import UsageError
 from eagle_eye.probes.catalogue.lookup import look_up
 from eagle_eye.probes.decode.family import Decoded
-from eagle_eye.probes.model import Device, Event, Incident
+from eagle_eye.probes.model import Device, Event, Fault, Incident
 from eagle_eye.probes.probe import Sample
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -482,3 +482,41 @@ def test_any_faults_within_a_second_make_the_same_incidents_in_any_order(tmp_pat
 
     assert shape(one) == shape(other)
     assert one.in_incidents == len(faults)
+
+
+field = st.one_of(st.integers(-5, 1 << 40), st.text(max_size=8), st.none(), st.lists(st.integers(), max_size=3))
+
+
+@given(
+    st.lists(
+        st.builds(
+            Fault,
+            id=st.text(max_size=30),
+            at_ns=st.integers(0, 1 << 62),
+            entity=st.one_of(st.sampled_from(["", "host", "pci:0000:01:00.0", "npu:3", "GPU-1"]), st.text(max_size=8)),
+            family=st.one_of(
+                st.sampled_from(["nvidia.xid", "pcie.aer", "ascend.event"]), st.text(min_size=1, max_size=8)
+            ),
+            code=st.one_of(st.sampled_from(["45", "79", "154", "SDES", "0x81078603"]), st.text(max_size=8)),
+            severity=st.sampled_from(["info", "warning", "error", "fatal"]),
+            action=st.sampled_from(["none", "watch", "drain", "replace"]),
+            phase=st.sampled_from(["occurrence", "recovery", "once"]),
+            cause=st.sampled_from(["", "145", "79"]),
+            sources=st.lists(st.sampled_from(["kmsg", "nvml", ""]), max_size=2).map(tuple),
+            count=st.integers(-1, 1 << 40),
+            pid=st.integers(0, 3),
+            fields=st.dictionaries(st.sampled_from(["since_ns", "to_action", "gpc", "tpc", "x"]), field, max_size=4),
+        ),
+        max_size=20,
+    )
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_told_is_taken_told_and_kept(tmp_path, faults):
+    one = incidents_in(tmp_path / str(time.monotonic_ns()))
+
+    events = [*one.take(Sample(faults=faults)), *one.tick()]
+    one.save()
+
+    assert one._engine.dropped["failed"] == 0
+    assert all(msgspec.json.encode(event) for event in events)
+    assert sum(kind == "incident.opened" for kind in kinds(events)) >= bool(one.open())
