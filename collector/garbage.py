@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,13 +15,17 @@ class GarbageError(Exception):
     """A probe returned something that no probe may return; the message says what."""
 
 
-def refuse_garbage(spec: Spec, sample: object) -> Sample:
-    """`sample` itself when it is lawful for `spec`; GarbageError naming the first thing that is not."""
+def refuse_garbage(spec: Spec, sample: object, checked: Sequence[Series] = ()) -> Sample:
+    """`sample` itself when it is lawful for `spec`; GarbageError naming the first thing that is not.
+
+    `checked` are series of a sample before: a tuple that comes again is not looked at again.
+    """
     if not isinstance(sample, Sample):
         raise GarbageError(f"the round returned {type(sample).__name__}, not a Sample")
-    declared = {metric.name: metric for metric in spec.metrics}
-    for series in sample.series:
-        _refuse_series(spec, declared, series)
+    if sample.series is not checked or not isinstance(checked, tuple):
+        declared = {metric.name: metric for metric in spec.metrics}
+        for series in sample.series:
+            _refuse_series(spec, declared, series)
     for event in sample.events:
         if not isinstance(event, Event):
             raise GarbageError(f"an event is {type(event).__name__}, not an Event")

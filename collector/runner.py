@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,7 +14,7 @@ import structlog
 
 from ..native.errors import UnavailableError
 from ..probes.model import Health, HealthState
-from ..probes.probe import Context, Probe, Sample, Spec
+from ..probes.probe import Context, Probe, Sample, Series, Spec
 from .garbage import refuse_garbage
 
 BUILD_DEADLINE_NS = 20_000_000_000
@@ -111,13 +111,16 @@ class Runner:
     def _work(self) -> None:
         probe: Probe | None = None
         failures = 0
+        checked: Sequence[Series] = ()
         while (now_ns := self._requests.get()) is not None:
             started_ns = time.monotonic_ns()
             fds: tuple[int, ...] = ()
             try:
                 if probe is None:
                     probe = self._build()
-                outcome: Sample | Exception = refuse_garbage(self.spec, probe.sample(now_ns))
+                sample = refuse_garbage(self.spec, probe.sample(now_ns), checked)
+                outcome: Sample | Exception = sample
+                checked = sample.series
                 fds = tuple(probe.wake_fds())
                 failures = 0
             except Exception as error:

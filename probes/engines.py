@@ -52,7 +52,7 @@ class Engines:
         self._missed: dict[str, tuple[int, int]] = {}
         self._missed_before = self._dropped_before = self._limited = 0
         self._full_ns = 0
-        self._series: list[Series] = []
+        self._series: tuple[Series, ...] = ()
 
     def sample(self, now_ns: int) -> Sample:
         self._bucket.refill(now_ns)
@@ -68,7 +68,7 @@ class Engines:
         events += [event for one in ended for event in self._ending(one, now_ns)]
         if full:
             events += self._checks(now_ns)
-            self._series = self._ledger.series(self._parts(now_ns))
+            self._series = tuple(self._ledger.series(self._parts(now_ns)))
             self._full_ns = now_ns
         return Sample(
             series=self._series,

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eagle_eye.collector.garbage import refuse_garbage
+from eagle_eye.collector.garbage import GarbageError, refuse_garbage
 from eagle_eye.probes.engine.finder import Found
 from eagle_eye.probes.engine.layout import REQUEST, STEP, RefusedError, read_handshake
 from eagle_eye.probes.engine.metrics import Ledger, parts_of, parts_of_rank, parts_of_requests
@@ -23,7 +23,7 @@ from eagle_eye.probes.engine.ring import Ring
 from eagle_eye.probes.engine.simulator import Scenario, SimulatedEngine
 from eagle_eye.probes.engine.vllm import wire
 from eagle_eye.probes.engines import SPEC
-from eagle_eye.probes.probe import Sample
+from eagle_eye.probes.probe import Sample, Series
 
 NAME = f"{wire.NAME_PREFIX}x.ring"
 HOT = [wire.offset_of(wire.HEADER, name) for name, _ in wire.HEADER]
@@ -166,3 +166,14 @@ def test_durations_are_counted_by_phase():
     assert times.counts["mixed"].argmax() == 3
     assert (times.counts["decode"][0], times.counts["decode"][-1]) == (1, 1)
     assert times.total_ns["prefill"] == 1_000_000
+
+
+def test_series_that_come_again_are_checked_once():
+    wrong = (Series(SPEC.metrics[0], 1.0, ("too", "few")),)
+    with pytest.raises(GarbageError):
+        refuse_garbage(SPEC, Sample(series=wrong))
+    with pytest.raises(GarbageError):
+        refuse_garbage(SPEC, Sample(series=wrong), checked=(wrong[0],))
+    with pytest.raises(GarbageError):
+        refuse_garbage(SPEC, Sample(series=list(wrong)), checked=list(wrong))
+    assert refuse_garbage(SPEC, Sample(series=wrong), checked=wrong).series is wrong
