@@ -23,6 +23,8 @@ PERIOD_S = 0.5
 # A bucket that an administrator or a restart of the server took away is made again after this.
 CHECK_S = 20.0
 TTL_NS = 30_000_000_000
+# Keys to take away when NATS is back; those of a longer outage have run out by then.
+MAX_GONE = 1024
 MAX_BUCKET_BYTES = 32 * 2**20
 
 _PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
@@ -51,22 +53,26 @@ class LastValues:
         self._values: dict[str, bytes] = {}
         self._gone: set[str] = set()
         self._known: set[str] = set()
-        self._wake = asyncio.Event()
+        self._filled = asyncio.Event()
+        self._urgent = asyncio.Event()
 
     def put(self, key: str, payload: bytes) -> None:
         """The engine's value now; the newest wins."""
         self._values[key] = payload
+        self._filled.set()
         if key not in self._known:
             self._known.add(key)
-            self._wake.set()
+            self._urgent.set()
 
     def remove(self, key: str) -> None:
         """The engine is gone, or nobody will speak of it any more."""
         self._values.pop(key, None)
         if key in self._known:
             self._known.discard(key)
-            self._gone.add(key)
-            self._wake.set()
+            if len(self._gone) < MAX_GONE:
+                self._gone.add(key)
+            self._filled.set()
+            self._urgent.set()
 
     async def serve(self, client: Client) -> None:
         """Writes over one connection until cancelled; without JetStream it says so and tries again later."""
@@ -78,14 +84,16 @@ class LastValues:
 
     async def _write_for_ever(self, client: Client) -> None:
         while client.is_connected:
-            self._wake.clear()
+            await self._filled.wait()
+            self._filled.clear()
+            self._urgent.clear()
             if not self.reason:
                 await self._write(client)
             # Two steps, so that a burst of engines that come and go is written as one.
             await asyncio.sleep(PERIOD_S / 5)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD_S * 4 / 5):
-                    await self._wake.wait()
+                    await self._urgent.wait()
 
     async def _write(self, client: Client) -> None:
         values, self._values = self._values, {}
@@ -95,6 +103,7 @@ class LastValues:
         for key, payload in values.items():
             if client.pending_data_size >= PENDING_BYTES:
                 self._values = {key: payload} | self._values
+                self._filled.set()
                 continue
             await client.publish(f"{LAST_VALUES}.{key}", payload)
             self.written += 1

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from eagle_eye.collector.routing.coalesce import EDGE_GAP_NS, Line, Pace, is_edge, silent
 from eagle_eye.collector.routing.feed import GONE_KEPT_NS, LOST_NS, MAX_ENGINES, Feed, FeedOptions
+from eagle_eye.collector.routing.last_values import MAX_GONE, LastValues
 from eagle_eye.probes.model import EngineState, Finding, Incident, RoutingMessage, Snapshot
 
 MS, S = 10**6, 10**9
@@ -253,6 +254,15 @@ def test_thousands_of_restarts_while_nats_is_away_keep_the_newest(make, clock):
     check_books(feed)
     assert {message.instance for message in due(feed, clock)} >= {"alive", "e4999"}
     check_books(feed)
+
+
+def test_last_values_of_engines_that_came_and_went_take_no_room():
+    kept = LastValues()
+    for number in range(3 * MAX_GONE):
+        kept.put(f"n.e{number}", b"{}")
+        kept.remove(f"n.e{number}")
+
+    assert (len(kept._values), len(kept._known), len(kept._gone)) == (0, 0, MAX_GONE)
 
 
 def test_more_engines_than_there_is_room_for_are_counted(make, clock):
