@@ -120,8 +120,7 @@ class BlackBox:
     def sample(self, sample: Sample) -> None:
         """States of engines, what their schedulers did, and who has devices open."""
         if self._recorder:
-            self._recorder.engines(sample.engines)
-            self._recorder.steps(sample.steps)
+            self._recorder.engines(sample.engines, sample.steps)
         if sample.device_pids:
             self._device_pids = [pid for pids in sample.device_pids.values() for pid in pids]
 

@@ -22,9 +22,9 @@ from ...native.errors import EagleEyeError
 from ...probes.model import EngineState, Event, Health, HealthState
 from ...probes.paths import Paths
 from ...probes.probe import EventSource
+from .engine_queue import EngineQueue
 from .previous import Previous, examine, tell
 from .segment import Item, Kind
-from .steps import packed_steps
 from .store import Store
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FLUSH_S = 1.0
 QUEUE_BYTES = 8 * 2**20
 # Bulk may fill half of the queue, so that events still find a place while the disk is stuck.
-BULK: frozenset[str] = frozenset({"snapshot", "engine", "step"})
+BULK: frozenset[str] = frozenset({"snapshot"})
 ITEM_BYTES = 100
 HUNG_AFTER_S = 5.0
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -89,6 +89,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._queue: deque[tuple[Kind, int, bytes]] = deque()
         self._queued_bytes = 0
+        self._engines = EngineQueue()
         self._wake = threading.Event()
         self._stopping = False
         self._records: Counter[str] = Counter()
@@ -130,17 +131,10 @@ class Recorder:
         """A stall, encoded."""
         self._add("stall", at_ns, payload)
 
-    def engines(self, states: Sequence[EngineState]) -> None:
-        """States of engines, as one record; in JSON whatever the encoding of the rest."""
-        if states:
-            self._add("engine", states[-1].at_ns, msgspec.json.encode(states))
-
-    def steps(self, batches: Sequence[StepBatch]) -> None:
-        """Steps of engines, each batch as one record in the form of `packed_steps`."""
-        for batch in batches:
-            if len(batch.records):
-                about = {"engine": batch.engine, "instance": batch.instance, "pid": batch.pid, "dp_rank": batch.dp_rank}
-                self._add("step", int(batch.records["end_ns"][-1]), packed_steps(about, batch.records))
+    def engines(self, states: Sequence[EngineState], batches: Sequence[StepBatch] = ()) -> None:
+        """States of engines as they changed, and what their schedulers did."""
+        if states or batches:
+            self._engines.add(states, batches)
 
     def kmsg(self, records: Sequence[Mapping[str, Any]], at_ns: int) -> None:
         """Kernel records that were no events, as one record in JSON; each has the attributes of `kmsg.record`."""
@@ -214,7 +208,7 @@ class Recorder:
         batches: dict[str, list[Item]] = {}
         for kind, at_ns, payload in queue:
             batches.setdefault(kind, []).append((at_ns, payload))
-        return batches
+        return batches | self._engines.take()
 
     def _flush(self) -> bool:
         assert self._store is not None
@@ -258,6 +252,7 @@ class Recorder:
         """A reading of now."""
         with self._lock:
             dropped = dict(self._dropped)
+        dropped |= {(kind, "queue_full"): count for kind, count in self._engines.dropped.items() if count}
         disk_bytes, files, set_aside = self._disk
         return RecorderStatistics(
             dict(self._records), dropped, self._written_bytes, disk_bytes, files, set_aside, self._flush_s
@@ -272,9 +267,8 @@ class Recorder:
         elif state == "ok" and time.monotonic() - self._last_drop_s < RECENT_S:
             state, reason = "degraded", "records were dropped in the last minute, for the disk was slow"
         dropped: Counter[str] = Counter()
-        with self._lock:
-            for (_, why), count in self._dropped.items():
-                dropped[why] += count
+        for (_, why), count in self.statistics().dropped.items():
+            dropped[why] += count
         return Health(
             probe="recorder",
             state=state,

@@ -7,15 +7,20 @@ import subprocess
 import threading
 import time
 
+import msgspec
+import numpy as np
 import pytest
 
 from eagle_eye.collector.recorder import recorder as module
+from eagle_eye.collector.recorder.engine_queue import MAX_STATES
 from eagle_eye.collector.recorder.previous import SavedLog, last_words
 from eagle_eye.collector.recorder.reading import Reading, newest_boot
 from eagle_eye.collector.recorder.recorder import Recorder
 from eagle_eye.collector.recorder.segment import DamagedError, SegmentReader, SegmentWriter
+from eagle_eye.collector.recorder.steps import plain_steps
 from eagle_eye.collector.recorder.store import Store, segment_paths
 from eagle_eye.native.errors import UsageError
+from eagle_eye.probes.engine.layout import STEPS, StepBatch
 from eagle_eye.probes.model import EngineState
 from eagle_eye.probes.probe import EventSource
 
@@ -98,6 +103,29 @@ async def test_everything_comes_back_as_it_was_given(recorder, tmp_path):
     assert box.health().state == "off"
     plain = sum(len(snapshot(n)) for n in range(300))
     assert box.statistics().written_bytes < plain / 4
+
+
+async def test_steps_of_a_second_are_one_record_per_rank_and_bounded(recorder, monkeypatch):
+    monkeypatch.setattr(module, "FLUSH_S", 30)
+    box = recorder()
+    wait_for(lambda: box.health().state == "ok")
+    for number in range(100):
+        for rank in range(2):
+            records = np.zeros(1, STEPS)
+            records["end_ns"] = number * 10 + rank
+            box.engines([], [StepBatch("i", "vllm", rank, 7, (), records)])
+    state = EngineState(instance="i", engine="e", at_ns=9, kind="step", source="shm")
+    for _ in range(50):
+        box.engines([state] * 100)
+    await box.stop(10)
+
+    steps = [plain_steps(msgspec.msgpack.decode(body)) for kind, _, body in read(box.folder) if kind == "step"]
+    assert [(one["dp_rank"], len(one["rows"])) for one in steps] == [(0, 100), (1, 100)]
+    column = steps[1]["columns"].index("end_ns")
+    assert [row[column] for row in steps[1]["rows"]] == [number * 10 + 1 for number in range(100)]
+    (states,) = [json.loads(body) for kind, _, body in read(box.folder) if kind == "engine"]
+    assert len(states) == MAX_STATES
+    assert box.statistics().dropped == {("engine", "queue_full"): 5000 - MAX_STATES}
 
 
 async def test_it_is_read_while_it_is_written(recorder):
