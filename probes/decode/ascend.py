@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import Any
 
 from . import scan
@@ -13,6 +15,9 @@ _EVENT_ID_MARKS = ("event_id", "event id", "eventid")
 _EXCEPTION_MARKS = ("exception_id=", "mntn_system_error: ", "exception code ")
 _BLACK_BOX_BITS = 0x3000_0000
 _LONGEST_TEXT = 300
+_LONGEST_TASK = 64
+# Level, module and function, in whatever order, and what may follow.
+_BRACKETS = re.compile(r"\[ascend\]\s*(?:\[[^\[\]]{1,120}\]\s*){0,4}")
 _by_shape = by_shapes("ascend.host_kernel")
 _NUMBERS = {
     **dict.fromkeys(("dev_id", "devid", "device", "device_id", "udevid"), "device_index"),
@@ -22,19 +27,15 @@ _NUMBERS = {
 
 def _parts(text: str) -> tuple[dict[str, Any], str] | None:
     """Level, module, function, line, process, and the text behind them; level and module come in either order."""
-    rest = text.removeprefix("[ascend]").lstrip()
-    fields: dict[str, Any] = {}
-    while rest.startswith("[") and len(fields) < 6:
-        inside, closed, behind = rest[1:].partition("]")
-        if not closed or not _take_part(inside.strip(), fields):
-            break
-        rest = behind.lstrip()
-    if "module" not in fields and "level" not in fields:
+    brackets = _BRACKETS.match(text)
+    told, length = _head(brackets[0] if brackets else "")
+    if "module" not in told and "level" not in told:
         return None
+    fields, rest = dict(told), text[length:]
     if rest.startswith("<"):
         task, closed, behind = rest[1:].partition(">")
         if closed:
-            fields.update(_task(task))
+            fields.update(_task(task[:_LONGEST_TASK]))
             rest = behind.lstrip()
     while rest.startswith(("[devid-", "[tsid-")):
         name, _, rest = rest[1:].partition("]")
@@ -42,6 +43,19 @@ def _parts(text: str) -> tuple[dict[str, Any], str] | None:
         fields.update(scan.known(**{"device_index" if name.startswith("devid") else "ts_index": index}))
         rest = rest.lstrip()
     return fields, rest
+
+
+@lru_cache(maxsize=256)
+def _head(brackets: str) -> tuple[dict[str, Any], int]:
+    """What `[ascend] [ERROR] [drv_pcie] [function line] ` says, and its length; of few, so kept. Not to be changed."""
+    rest = brackets.removeprefix("[ascend]").lstrip()
+    fields: dict[str, Any] = {}
+    while rest.startswith("["):
+        inside, _, behind = rest[1:].partition("]")
+        if not _take_part(inside.strip(), fields):
+            break
+        rest = behind.lstrip()
+    return fields, len(brackets) - len(rest)
 
 
 def _take_part(inside: str, fields: dict[str, Any]) -> bool:
@@ -57,6 +71,7 @@ def _take_part(inside: str, fields: dict[str, Any]) -> bool:
     return True
 
 
+@lru_cache(maxsize=256)
 def _task(written: str) -> dict[str, object]:
     """`python3:77:81` ends with process and thread, `swapper/0:0` with one; a kernel worker's name holds a colon."""
     parts = written.replace(",", ":").split(":")

@@ -7,6 +7,7 @@ from .ascend import decode_module_line, event_code, is_exception
 from .family import Decoded, Family
 
 _NAME = "ascend.device_log"
+_PEERS = frozenset({"na", "cpu", "npu", "L1", "L2"})
 # The runtime's error classes: two letters of the component, four digits, all nines where it cannot tell more.
 _RUNTIME = ("EZ", "EE", "EH", "EI", "EJ", "EK", "EL", "E1", "E2", "E3", "E4", "E5")
 
@@ -39,10 +40,13 @@ def _switch(text: str) -> Decoded | None:
     start = text.find("[0x")
     end = text.find("]", start)
     parts = text[start + 1 : end].split(",") if 0 <= start < end <= start + 64 else []
-    alarm = scan.hexadecimal(parts[0]) if len(parts) == 4 else None
-    if alarm is None or not all(part.strip().isalnum() for part in parts):
+    # Dumps of memory look much like it.
+    if len(parts) != 4 or len(parts[0]) != len("0x08520003") or parts[2] not in _PEERS:
         return None
-    named = dict(zip(("alarm", "fault", "peer", "port"), (part.strip() for part in parts), strict=True))
+    alarm = scan.hexadecimal(parts[0])
+    if alarm is None or not all(part.isalnum() for part in parts):
+        return None
+    named = dict(zip(("alarm", "fault", "peer", "port"), parts, strict=True))
     return Decoded(_NAME, text[start : end + 1], "", {**named, "alarm": alarm})
 
 

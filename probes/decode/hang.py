@@ -55,7 +55,7 @@ def _jiffies(text: str) -> int | None:
 def _stall_detail(text: str) -> Decoded | None:
     """`rcu: \\t3-....: (5250 ticks this GP) …` names the CPU, `(detected by 2, t=5252 jiffies, …)` the time."""
     said = text.removeprefix("rcu: ").strip()
-    cpu, ticks = scan.integer(said.partition("-")[0]), " ticks this GP)" in said
+    cpu, ticks = scan.integer(said.partition("-")[0]), " ticks this GP)" in said or " GPs behind)" in said
     jiffies = _jiffies(said) if said.startswith(("(t=", "(detected by ")) else None
     if not (ticks and cpu is not None) and jiffies is None:
         return None
@@ -100,7 +100,8 @@ def _join_stall(earlier: Decoded, later: Decoded) -> Decoded | None:
 
 FAMILY = Family(
     _NAME,
-    ("INFO: rcu", " ticks this GP)", " jiffies g=", " jiffies, g=", "kthread starved for", *triggers_of(_NAME)),
+    ("INFO: rcu", " ticks this GP)", " GPs behind)", " jiffies g=", " jiffies, g=", "kthread starved for",
+     *triggers_of(_NAME)),
     parse,
     join,
-)
+)  # fmt: skip

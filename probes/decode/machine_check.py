@@ -36,11 +36,13 @@ def _amd_status(text: str) -> Decoded | None:
     status = scan.hexadecimal_after(rest, "]: ")
     if not mark or status is None:
         return None
+    described = describe_status(status)
+    described.pop("corrected_count", None)  # AMD has flags there
     fields = scan.known(
         cpu=scan.integer_after(head, "CPU:"),
         bank=scan.integer(head.rpartition("MC")[2]),
         status=status,
-        **describe_status(status),
+        **described,
     )
     if "Deferred" in rest.partition("]")[0]:  # wrong data that nobody has used yet
         fields.update(severity="uncorrected", deferred=True)

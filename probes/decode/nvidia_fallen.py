@@ -11,7 +11,7 @@ from .family import Decoded, Family
 NAME = "nvidia.fallen"
 FALLEN = "fallen_off_bus"
 _HEAD = "NVRM: The NVIDIA GPU "
-_POWER = ("Refused to change power state", "Unable to change power state")
+_POWER = ("Refused to change power state", "Unable to change power state", "can't change power state")
 
 
 def parse(text: str) -> Decoded | None:

@@ -122,8 +122,11 @@ def _containment(body: str, fields: Fields) -> None:
     if not colon or word not in ("Contained", "Uncontained"):
         return
     fields["containment"] = word.lower()
-    fields["unit"] = rest.partition("(")[0].strip(" .")[:64]
-    fields["unit_values"] = [part.strip() for part in scan.between(rest, "(", ")").split(",")[:8]]
+    where = rest.partition(". ")[0]
+    fields["unit"] = where.partition("(")[0].strip(" .")[:64]
+    values = scan.between(where, "(", ")")
+    if values:
+        fields["unit_values"] = [part.strip() for part in values.split(",")[:8]]
     fields.update(
         scan.known(
             reset_needed=_yes(rest, " RST: "),

@@ -26,6 +26,8 @@ def parse(text: str) -> Decoded | None:
     found = _by_shape(rest)
     if found is None:
         return None
+    if found.fields.get("errors") == 0:  # a count that has not risen
+        found = structs.replace(found, code="")
     return structs.replace(found, device=device or found.device, fields={**scan.known(driver=driver), **found.fields})
 
 

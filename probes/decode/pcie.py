@@ -180,8 +180,11 @@ def _hot_plug(text: str, driver: str, device: str) -> Decoded | None:
 
 
 def _gone(text: str, driver: str, device: str) -> Decoded | None:
-    """`Unable to change power state from D3cold to D0, device inaccessible`, `not ready 65535ms after …; giving up`."""
-    asleep = text.startswith("Unable to change power state ") and "device inaccessible" in text
+    """`Unable to change power state from D3cold to D0, device inaccessible`, `not ready 65535ms after …; giving up`.
+
+    Until 5.18 `can't change power state from D3cold to D0 (config space inaccessible)`.
+    """
+    asleep = " change power state " in text and text.endswith(("device inaccessible", "config space inaccessible)"))
     if not asleep and not (text.startswith("not ready ") and "; giving up" in text):
         return None
     return Decoded(_NAME, "device_inaccessible", device, {"driver": driver, "reason": text[:200]})
@@ -207,7 +210,7 @@ def parse(text: str) -> Decoded | None:
 FAMILY = Family(
     _NAME,
     ("AER: ", "PCIe Bus Error: ", "] error status/mask=", "    [", "aer_status: ", "aer_layer=", "aer_uncor_severity: ",
-     "TLP Header", "device inaccessible", "; giving up", "pciehp: Slot(", "DPC: "),
+     "TLP Header", "device inaccessible", "config space inaccessible", "; giving up", "pciehp: Slot(", "DPC: "),
     parse,
     join,
 )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 # The lexical tokens that have no simple split. Bounded, so that no text makes them slow.
-_DECIMAL = re.compile(r"\s{0,8}(-?[0-9]{1,19})(?![0-9])")
+_DECIMAL = re.compile(r"\s{0,8}(?!0[xX][0-9a-fA-F])(-?[0-9]{1,19})(?![0-9])")
 _HEXADECIMAL = re.compile(r"\s{0,8}(?:0x)?([0-9a-f]{1,16})(?![0-9a-fx])", re.IGNORECASE | re.ASCII)
 _PCI = re.compile(
     r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})(?:\.([0-7]))?(?![0-9a-f.])", re.IGNORECASE | re.ASCII
@@ -41,7 +41,7 @@ def word_after(text: str, mark: str) -> str:
 
 
 def integer(text: str) -> int | None:
-    """The decimal number that `text` starts with."""
+    """The decimal number that `text` starts with; of a hexadecimal one none, not its 0."""
     found = _DECIMAL.match(text)
     return int(found[1]) if found else None
 

@@ -29,3 +29,14 @@ def test_each_family_has_lines():
     tested = {"nic" if case["family"].startswith("nic.") else case["family"] for case in FIXTURES}
 
     assert {name for name in names if not name.startswith("nvidia.")} == tested
+
+
+@pytest.mark.parametrize(
+    ("line", "absent"),
+    [
+        ("[Hardware Error]: CPU:2 (19:1:1) MC17_STATUS[Over|CE|MiscV|-|-]: 0xdc2040000000011b", "corrected_count"),
+        ("[ascend] [devmm] [devmm_svm_fault 7] Vm fault failed. (devid=0; start=0x12c041200000)", "started_at"),
+    ],
+)
+def test_what_looks_like_a_number_of_something_else_is_left_out(line, absent):
+    assert absent not in decode(line).fields
