@@ -36,7 +36,7 @@ SENTENCES = {
     "incident.cleared": "{id}: {family} {code}{mnemonic:named} on {entity} is over: {cleared_by}",
     "incident.reopened": "{id}: {family} {code}{mnemonic:named} on {entity} is back, action {action:asked}",
     "recorder.previous_boot": "the boot before this one ended {end}{dark_seconds:dark}{last_words:words}",
-    "forensics.frozen": "evidence frozen for {reason}: eagle-eye forensics show {bundle}",
+    "forensics.frozen": "evidence frozen for {reason}: eagle-eye forensics show {folder}",
     "recorder.previous_run": "the agent before this one ended {end}{dark_seconds:dark}",
     "engine.started": "{engine}{version:named}{pid:id} serves {model}{pod:in}",
     "engine.gone": "{engine}{pid:id} that served {model} is gone: {reason}",
