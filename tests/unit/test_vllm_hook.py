@@ -106,9 +106,9 @@ def engine():
 def told(engine, number=-1):
     """A record, by its number from 0."""
     ring = engine.scheduler._eagle_eye.ring
-    number = number if number >= 0 else ring._head + number
+    number = number if number >= 0 else ring.head + number
     at = wire.RING_OFFSET + number % wire.SLOTS * wire.SLOT_BYTES
-    return SimpleNamespace(**dict(zip(NAMES, STEP.unpack_from(ring._memory, at), strict=True)))
+    return SimpleNamespace(**dict(zip(NAMES, STEP.unpack_from(ring.memory, at), strict=True)))
 
 
 def one_step(engine, scheduled=None):
@@ -140,7 +140,7 @@ def test_an_output_that_was_never_scheduled_is_no_step(engine):
     engine.scheduler.schedule()
     engine.scheduler.update_from_output(output({}), None)
 
-    assert engine.scheduler._eagle_eye.ring._head == 0
+    assert engine.scheduler._eagle_eye.ring.head == 0
 
 
 def test_steps_that_never_end_are_bounded_and_counted(engine):
@@ -347,7 +347,7 @@ def test_tokens_of_the_input_queue_are_told_mid_step(engine):
     engine.input_queue.queue += [("add", (request, 0)), ("add", request), ("abort", ["id"]), ("wake", None)]
     tick = wire.format_of(wire.TICK)
     fields = [name for name, _ in wire.TICK]
-    memory = engine.scheduler._eagle_eye.ring._memory
+    memory = engine.scheduler._eagle_eye.ring.memory
 
     def latest():
         return dict(zip(fields, tick.unpack_from(memory, wire.TICK_OFFSET), strict=True))

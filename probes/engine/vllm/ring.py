@@ -8,6 +8,7 @@ import fcntl
 import json
 import mmap
 import os
+import platform
 import re
 import struct
 import sys
@@ -35,21 +36,29 @@ _HEAD, _URGENT, _DROPPED, _STATE = (
 )
 _NAME = re.compile(rf"\.?{re.escape(wire.NAME_PREFIX)}[0-9a-f]+\.(ring|tmp)")
 
+# x86 lets no store pass another one.
+_STORES_MOVE = platform.machine().lower() not in ("x86_64", "amd64", "i686")
+
 _open: weakref.WeakSet[Ring] = weakref.WeakSet()
 
 
+def place_of(guard: int) -> int:
+    """Where the record with this guard lies in the file."""
+    return wire.RING_OFFSET + (guard - 1) % wire.SLOTS * wire.SLOT_BYTES
+
+
 class Ring:
-    """Of one process. `put` and `count` belong to one thread, `tick` to another one or the same.
+    """Of one process. `put`, `publish` and `count` belong to one thread, `tick` to another one or the same.
 
     Raises OSError where the folder is missing, read-only or full; nothing is left behind then.
     """
 
     def __init__(self, handshake: dict[str, Any], directory: str = DIRECTORY) -> None:
         self.path = os.path.join(directory, f"{wire.NAME_PREFIX}{handshake['instance']}.ring")
-        self._head = 0
+        self.head = 0
         self._ticks = 0
-        self._memory, self._fd = _create(self.path, handshake)
-        self._words = memoryview(self._memory).cast("Q")
+        self.memory, self._fd = _create(self.path, handshake)
+        self._words = memoryview(self.memory).cast("Q")
         # `lease[0] > now` says whether somebody reads.
         self.lease = self._words[_LEASE : _LEASE + 1]
         self._histograms = self._words[_HISTOGRAMS : _HISTOGRAMS + _histogram_words()]
@@ -64,15 +73,19 @@ class Ring:
 
     def put(self, packer: struct.Struct, *values: Any) -> None:
         """Writes one record; `values` are its fields between the guards."""
-        head = self._head
-        guard = head + 1
-        packer.pack_into(self._memory, wire.RING_OFFSET + head % wire.SLOTS * wire.SLOT_BYTES, guard, *values, guard)
-        # A lock let go and taken again keeps the stores in order where the processor would not.
-        with self._record_fence:
-            pass
-        with self._record_fence:
-            pass
-        self._head = self._words[_HEAD] = guard
+        guard = self.head + 1
+        packer.pack_into(self.memory, place_of(guard), guard, *values, guard)
+        self.publish(guard)
+
+    def publish(self, guard: int) -> None:
+        """Shows readers the record that lies whole at `place_of(guard)`."""
+        if _STORES_MOVE:
+            # A lock let go and taken again keeps the stores in order where the processor would not.
+            with self._record_fence:
+                pass
+            with self._record_fence:
+                pass
+        self.head = self._words[_HEAD] = guard
 
     def tick(self, *values: int) -> None:
         """Writes the fields of TICK between its guards."""
@@ -81,7 +94,7 @@ class Ring:
         with self._tick_fence:
             pass
         with self._tick_fence:
-            _TICK_BODY.pack_into(self._memory, wire.TICK_OFFSET + _WORD, *values)
+            _TICK_BODY.pack_into(self.memory, wire.TICK_OFFSET + _WORD, *values)
         with self._tick_fence:
             self._words[_TICK_END] = self._ticks
         with self._tick_fence:
@@ -120,9 +133,9 @@ class Ring:
         self.open = False
         _open.discard(self)
         # A thread may be about to write still: it finds memory of its own.
-        private, self._memory = self._memory, mmap.mmap(-1, wire.FILE_BYTES)
+        private, self.memory = self.memory, mmap.mmap(-1, wire.FILE_BYTES)
         words = self._words, self.lease, self._histograms
-        self._words = memoryview(self._memory).cast("Q")
+        self._words = memoryview(self.memory).cast("Q")
         self.lease = self._words[_LEASE : _LEASE + 1]
         self._histograms = self._words[_HISTOGRAMS : _HISTOGRAMS + _histogram_words()]
         with contextlib.suppress(BufferError):

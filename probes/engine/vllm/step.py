@@ -9,16 +9,16 @@ from operator import attrgetter
 from typing import Any
 
 from . import wire
-from .ring import Ring
+from .ring import Ring, place_of
 from .switch import Errors
 
-_PACK = wire.format_of(wire.STEP)
+_pack_into = wire.format_of(wire.STEP).pack_into
+_KIND = wire.KIND_STEP
 _U32, _UNKNOWN_U64 = wire.UNKNOWN[wire.U32], wire.UNKNOWN[wire.U64]
-_LONGEST_NS = _U32 - 1
 # Async scheduling has two steps in flight, a pipeline as many as it has stages.
 _MOST_FLIGHTS = 64
 # Going through the queues costs time for each request: at most so often, and at most 1 % of the time.
-_SAMPLE_NS = 20_000_000
+_WAITING_SAMPLE_NS, _RUNNING_SAMPLE_NS = 20_000_000, 100_000_000
 _SAMPLE_SHARE = 100
 _KV_HIGH, _KV_LOW = 0.90, 0.85
 
@@ -70,7 +70,7 @@ class Watch:
         self._kv_relief = 0 if pool is None else int(self.kv_total * (1 - _KV_LOW))
         self._kv_pressed = self._queued = False
         self._preemptions_told = self.preemptions
-        self._next_sample_ns = 0
+        self._next_waiting_ns = self._next_running_ns = 0
         self._hook_ns = 0
         self._thread = 0
         self.deferred = _deferred_of(scheduler)
@@ -107,25 +107,28 @@ class Watch:
         waiting -= deferred
         inputs = len(self.inputs) if self.inputs is not None else _U32
         free = self.free_blocks()
-        if end >= self._next_sample_ns:
-            self._sample(scheduler, end)
+        if queued and end >= self._next_waiting_ns:
+            self._sample_waiting(scheduler, end)
+        if end >= self._next_running_ns:
+            self._sample_running(scheduler, end)
         edges = self._edges(waiting > 0 or inputs not in (0, _U32), free)
-        finished = self.finished
-        self.ring.put(
-            _PACK, wire.KIND_STEP, edges, inputs, flight.step, flight.start_ns, end,
-            min(flight.schedule_ns, _LONGEST_NS), min(end - began_ns, _LONGEST_NS),
+        ring = self.ring
+        guard = ring.head + 1
+        _pack_into(
+            ring.memory, place_of(guard), guard, _KIND, edges, inputs, flight.step, flight.start_ns, end,
+            _short(flight.schedule_ns), _short(end - began_ns),
             running, waiting, deferred if self.deferred is not None else _U32, free, self.kv_total,
             prefill_requests, prefill_tokens, len(output.num_scheduled_tokens) - prefill_requests, decode_tokens,
             self._hook_ns, self.waiting_prefill_tokens if queued else 0, self.running_context_tokens if running else 0,
             self.preemptions, self.prefill_tokens, self.decode_tokens, self.prefix_queries, self.prefix_hits,
-            self.draft_tokens, self.accepted_tokens,
-            finished["stop"], finished["length"], finished["abort"], finished["error"],
-            self._thread or self._know_thread(), b"",
+            self.draft_tokens, self.accepted_tokens, *self.finished.values(),
+            self._thread or self._know_thread(), b"", guard,
         )  # fmt: skip
+        ring.publish(guard)
         if edges:
-            self.ring.urge()
+            ring.urge()
         self.last_end_ns = end
-        self._hook_ns = min(_monotonic_ns() - end, _LONGEST_NS)
+        self._hook_ns = _short(_monotonic_ns() - end)
 
     def preempted(self) -> None:
         if self.preemptions != _UNKNOWN_U64:
@@ -167,12 +170,14 @@ class Watch:
             edges |= wire.EDGE_PREEMPTION
         return edges
 
-    def _sample(self, scheduler: Any, now: int) -> None:
-        self.running_context_tokens = sum(map(_computed, scheduler.running))
+    def _sample_waiting(self, scheduler: Any, now: int) -> None:
         waiting = _requests_of(scheduler.waiting)
         self.waiting_prefill_tokens = sum(map(_tokens, waiting)) - sum(map(_computed, waiting))
-        took = _monotonic_ns() - now
-        self._next_sample_ns = now + max(_SAMPLE_NS, _SAMPLE_SHARE * took)
+        self._next_waiting_ns = now + max(_WAITING_SAMPLE_NS, _SAMPLE_SHARE * (_monotonic_ns() - now))
+
+    def _sample_running(self, scheduler: Any, now: int) -> None:
+        self.running_context_tokens = sum(map(_computed, scheduler.running))
+        self._next_running_ns = now + max(_RUNNING_SAMPLE_NS, _SAMPLE_SHARE * (_monotonic_ns() - now))
 
 
 def _prefill_of(output: Any) -> tuple[int, int]:
@@ -191,6 +196,11 @@ def _prefill_of(output: Any) -> tuple[int, int]:
             requests += 1
             tokens += share
     return requests, tokens
+
+
+def _short(nanoseconds: int) -> int:
+    """What fits 32 bits, 4.3 s at most."""
+    return nanoseconds if nanoseconds < _U32 else _U32 - 1
 
 
 def _deferred_of(scheduler: Any) -> Any:
