@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,6 +18,8 @@ from .timeline import Entry, relative
 EXCERPT = 40
 # What Markdown would obey in foreign text.
 _MARKS = str.maketrans({"`": "'", "<": "(", ">": ")", "[": "(", "]": ")"})
+PREFIX = "eagle_eye_device_"
+STATE = re.compile(PREFIX + r"(?:utilization_ratio|memory_used_bytes|temperature_celsius|power_watts|clock_hertz)")
 IMPORTANT = ("warning", "error", "fatal")
 MAX_STACK_LINES = 6
 MAX_STUCK = 4
@@ -104,9 +107,26 @@ def _evidence(bundle: Bundle, entries: Sequence[Entry]) -> Iterator[str]:
     told = [(name, text) for name, text in sorted(manifest.versions.items()) if name != "kernel command line"]
     versions = ", ".join(f"{_plain(name)} {_plain(text)}" for name, text in told)
     yield f"- versions: {versions[:800]}"
+    yield from _device(bundle)
     for sentence in manifest.incomplete:
         yield f"- missing: {_plain(sentence)}"
     yield from _stacks(bundle)
+
+
+def _device(bundle: Bundle) -> Iterator[str]:
+    """The last readings of the device that it is about, before the trigger."""
+    entity, at_ns = bundle.manifest.trigger.entity, bundle.manifest.at_ns
+    readings = [
+        reading
+        for line in bundle.lines()
+        if line.kind == "snapshot" and line.at_ns <= at_ns
+        for reading in line.data.get("device_readings", ())
+        if reading["entity"] == entity
+    ]
+    if readings:
+        values = {name: value for name, value in readings[-1]["values"].items() if STATE.match(name)}
+        told = ", ".join(f"{_plain(name.removeprefix(PREFIX))} {value:g}" for name, value in sorted(values.items()))
+        yield f"- device at {relative(readings[-1]['at_ns'], at_ns)} s: {told or 'nothing known'}"
 
 
 def _stacks(bundle: Bundle) -> Iterator[str]:

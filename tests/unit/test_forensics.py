@@ -197,6 +197,7 @@ def test_an_export_is_read_by_its_readers_and_is_the_same_twice(bundle, tmp_path
         "## What", "## When", "## Cause", "## Action", "## Evidence", "## Timeline",
     ]  # fmt: skip
     assert "has fallen off the bus" in report
+    assert "- device at +0.000 s: temperature_celsius 60" in report
     assert len(report) < 16_000
     with pytest.raises(UsageError, match="already"):
         archive.export(frozen, tmp_path / "a.tar.zst", force=False)
