@@ -15,6 +15,7 @@ def results(bench: str) -> dict[str, Any]:
 
 def cost_table() -> str:
     rows = [*drain_rows(), *sched_rows(), *tasks_rows(), *agent_rows(), *publish_rows(), *device_rows(), *decode_rows()]
+    rows += routing_rows()
     head = "| What | Eagle Eye | Peers, in the same run |\n|---|---|---|"
     return "\n".join([head, *(f"| {what} | {ours} | {peers} |" for what, ours, peers in rows)])
 
@@ -107,6 +108,41 @@ def decode_rows() -> list[tuple[str, str, str]]:
     return [
         row("ordinary ones", "ordinary lines", "", {}),
         row("faults", "faults of all families", ", all fields read", known),
+    ]
+
+
+def routing_rows() -> list[tuple[str, str, str]]:
+    if not (TESTS / "bench/results/routing.json").exists():
+        return []  # not measured on a quiet machine yet
+    found = results("routing")["metrics"]
+    steady, blind, fleet = found["steady"], found["blind"], found["fleet"]
+
+    def ms(value: float) -> str:
+        return f"{value:,.0f} ms" if value >= 10 else f"{value:.2g} ms"
+
+    def times(one: dict[str, float]) -> str:
+        return f"median {ms(one['p50_ms'])}, p99 {ms(one['p99_ms'])}"
+
+    def seen(what: str) -> str:
+        return f"{sum(blind[what])} of {sum(blind['queue_at_the_end'])} requests"
+
+    return [
+        (
+            "an engine's step, from its end to a router's callback",
+            times(steady["feed"]),
+            f"bare nats-py {times(steady['nats_py'])}; a page read every 50 ms {times(steady['scraper_50_ms'])}",
+        ),
+        (
+            "a step of 2 s: what a router knows of the queue behind it, and its greatest age",
+            f"{seen('queue_as_the_router_saw_it')}, {ms(blind['feed']['max_ms'])}",
+            f"a page read every 50 ms: {seen('queue_as_the_scraper_saw_it')}, {ms(blind['scraper_50_ms']['max_ms'])}",
+        ),
+        (
+            f"1,000 engines, {fleet['messages_per_second']:,} messages a second into one router's table",
+            f"age {times(fleet['arrival_age'])}; {fleet['lost']} lost; "
+            f"{fleet['router_cpu_us_per_message']:.0f} µs of CPU each",
+            "-",
+        ),
     ]
 
 

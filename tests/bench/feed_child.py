@@ -49,6 +49,7 @@ async def main(url: str, node: str, engines: int, rate: float, seconds: float) -
         books = feed.books
         await publisher.stop(1.0)
     told_of = {name: getattr(books, name) for name in ("produced", "delivered", "coalesced")}
+    told_of["cpu_s"] = round(time.process_time(), 2)
     print(json.dumps(told_of | {"dropped": sum(books.dropped.values())}))
 
 
