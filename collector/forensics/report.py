@@ -10,9 +10,10 @@ from typing import get_args
 
 import msgspec
 
-from ...probes.model import Incident, IncidentPart, Severity
+from ...probes.model import Event, Incident, IncidentPart, Severity
+from ..view.sentences import sentence
 from ..view.words import clean, size
-from .bundle import Bundle
+from .bundle import Bundle, Line
 from .timeline import Entry, relative
 
 EXCERPT = 40
@@ -31,7 +32,10 @@ def report(bundle: Bundle, entries: Sequence[Entry]) -> str:
 
 
 def incident_of(bundle: Bundle) -> Incident | None:
-    """The incident that the bundle was frozen for, as it was told last; without one the most severe of the window."""
+    """The incident that the bundle was frozen for, as it was told last; else the most severe on the same entity.
+
+    Where nothing is said about whom it is for, because a person asked or the boot crashed, of the whole window.
+    """
     found: dict[str, Incident] = {}
     wanted = ""
     for line in bundle.lines():
@@ -44,7 +48,10 @@ def incident_of(bundle: Bundle) -> Incident | None:
                 found[incident.id] = incident
                 if line.data["id"] == bundle.manifest.trigger.event:
                     wanted = incident.id
-    worst = sorted(found.values(), key=lambda one: get_args(Severity).index(one.severity))
+    trigger = bundle.manifest.trigger
+    anyone = trigger.kind in ("request", "recorder.previous_boot")
+    concerned = [one for one in found.values() if anyone or one.entity == trigger.entity]
+    worst = sorted(concerned, key=lambda one: get_args(Severity).index(one.severity))
     return found.get(wanted) or (worst[-1] if worst else None)
 
 
@@ -59,10 +66,10 @@ def _report(bundle: Bundle, entries: Sequence[Entry]) -> Iterator[str]:
     if manifest.simulated:
         yield "\n**Devices were simulated.**"
     yield "\n## What"
-    what = trigger.reason
+    what = next((_told(line) for line in bundle.lines() if _is(line, trigger.event)), trigger.reason)
     if incident and incident.meaning:
         what = f"{incident.mnemonic or incident.code}: {incident.meaning}"
-    yield f"\n{_plain(what)} Entity: `{_plain(trigger.entity or 'host')}`, severity {trigger.severity}."
+    yield f"\n{_plain(what).rstrip('.')}. Entity: `{_plain(trigger.entity or 'host')}`, severity {trigger.severity}."
     yield "\n## When"
     wall_s = (manifest.at_ns + manifest.wall_offset_ns) / 1e9
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(wall_s)) + f".{int(wall_s % 1 * 1000):03d} UTC"
@@ -72,7 +79,7 @@ def _report(bundle: Bundle, entries: Sequence[Entry]) -> Iterator[str]:
     yield "\n## Cause"
     yield from _cause(incident)
     yield "\n## Action"
-    action = incident.action.replace("_", " ") if incident else "unknown: no incident was open"
+    action = incident.action.replace("_", " ") if incident else "unknown"
     yield f"\n{action}. {_plain(incident.check) if incident else ''}".rstrip()
     yield "\n## Evidence"
     yield from _evidence(bundle, entries)
@@ -83,9 +90,17 @@ def _report(bundle: Bundle, entries: Sequence[Entry]) -> Iterator[str]:
     yield "```"
 
 
+def _is(line: Line, event: str) -> bool:
+    return line.kind == "event" and line.data["id"] == event
+
+
+def _told(line: Line) -> str:
+    return sentence(msgspec.convert(line.data, Event))
+
+
 def _cause(incident: Incident | None) -> Iterator[str]:
     if incident is None:
-        yield "\nUnknown: no incident was open in this window."
+        yield "\nUnknown: no incident was open on it in this window."
         return
     yield f"\n{_named(incident)} on `{_plain(incident.entity)}`.\n"
     for part in incident.parts:
@@ -108,8 +123,8 @@ def _evidence(bundle: Bundle, entries: Sequence[Entry]) -> Iterator[str]:
     versions = ", ".join(f"{_plain(name)} {_plain(text)}" for name, text in told)
     yield f"- versions: {versions[:800]}"
     yield from _device(bundle)
-    for sentence in manifest.incomplete:
-        yield f"- missing: {_plain(sentence)}"
+    for lack in manifest.incomplete:
+        yield f"- missing: {_plain(lack)}"
     yield from _stacks(bundle)
 
 

@@ -99,7 +99,7 @@ def _slow_steps(lines: Iterable[Line]) -> Iterator[Entry]:
         for start_ns, end_ns in steps:
             if end_ns - start_ns > SLOW_STEP * usual_ns and len(steps) >= 10:
                 took, usual = seconds((end_ns - start_ns) / 1e9), seconds(usual_ns / 1e9)
-                yield Entry(end_ns, "warning", "engine.slow_step", engine, f"a step took {took}; the usual one {usual}")
+                yield Entry(end_ns, "info", "engine.slow_step", engine, f"a step took {took}; the usual one {usual}")
 
 
 def steps_of(lines: Iterable[Line]) -> dict[str, list[tuple[int, int]]]:
