@@ -151,8 +151,11 @@ def test_the_end_of_a_server_is_told_and_leaves_nothing(tmp_path):
 
 
 def test_an_engine_that_may_end_its_work_is_draining_and_then_gone(tmp_path):
-    with serving(tmp_path, "--shutdown-timeout", "60") as server:
+    steps_alone = {"VLLM_PLUGINS": "eagle_eye"}
+    with serving(tmp_path, "--shutdown-timeout", "60", "--disable-log-stats", environment=steps_alone) as server:
         (engine,) = server.engines
+        assert server.frontends == []
+        assert engine.handshake["log_stats"] is False, "nothing of ours turned vLLM's statistics on"
         time.sleep(0.5)
         with ThreadPoolExecutor(1) as pool:
             last = pool.submit(server.complete, "the last one", 3000)
