@@ -17,9 +17,12 @@ from .flood import Bucket
 from .model import Fault
 
 WINDOW_NS = 1_000_000_000
-# Decoding one takes some 20 µs: at most a tenth of a core, whatever the log says.
+# Decoding one takes some 20 µs: at most a tenth of a core and 10 ms of a round, whatever the log says.
 DECODES_PER_SECOND = 5_000
+DECODES_AT_ONCE = 500
 MAX_WAITING = 4096
+# Of faults that differ in details only, those after so many in a window are told as a number.
+TOLD_ALIKE = 16
 _MAX_SEEN = 16_384
 # Of texts that differ in numbers only, those after so many in a window give way to others.
 _RARE = 16
@@ -37,16 +40,29 @@ class _Line:
         self.record = record
         self.mask = mask
         self.is_simulated = facility != _KERNEL
+        self.decoded_ns = 0
         self.fault: Fault | None = None
+        self.told_as: _Line | None = None
+        self.alike = 0
         self.repeats = 0
         self.last_seq = record.line
         self.last_ns = record.at_ns
+
+    def repeat(self, count: int, seq: int, at_ns: int) -> None:
+        self.repeats += count
+        if seq >= self.last_seq:
+            self.last_seq, self.last_ns = seq, at_ns
+
+    def may_become_a_fault(self, now_ns: int) -> bool:
+        """It waits for its turn, or for records that belong to it."""
+        return self.fault is None and (not self.decoded_ns or now_ns - self.decoded_ns < HOLD_NS)
 
 
 class LogFaults:
     """Faults of one kernel log, at most one per distinct record and second, with their counts.
 
-    `dropped` counts records that were left out because more distinct ones came than can be decoded.
+    Of one code on one device a second has at most `TOLD_ALIKE` with details of their own, and one more with the
+    number of all others. `dropped` counts records that were left out because more distinct ones came than can be decoded.
     """
 
     def __init__(self, boot_id: str, driver: str = "") -> None:
@@ -54,12 +70,13 @@ class LogFaults:
         self.dropped = 0
         self._boot_id = boot_id
         self._decoder = Decoder()
-        self._budget = Bucket(DECODES_PER_SECOND, DECODES_PER_SECOND)
+        self._budget = Bucket(DECODES_PER_SECOND, DECODES_AT_ONCE)
         self._window_ns = 0
         self._seen: dict[int, _Line] = {}
         self._alike: Counter[int] = Counter()
         self._waiting: list[_Line] = []
         self._by_seq: dict[int, _Line] = {}
+        self._kinds: dict[tuple[object, ...], _Line] = {}
         self._driver = driver
 
     @property
@@ -82,7 +99,7 @@ class LogFaults:
         faults += self._made(self._decoder.flush(now_ns))
         if now_ns - self._window_ns >= WINDOW_NS:
             self._window_ns = now_ns
-            faults += self._repeated()
+            faults += self._repeated(now_ns)
         return faults
 
     def _fold(self, batch: Batch, hits: Indices, masks: np.ndarray[Any, Any], skew_ns: int) -> None:
@@ -99,8 +116,7 @@ class LogFaults:
                 self.dropped += count + 1
             elif count:
                 newest = batch.records[hits[last[n]]]
-                line.repeats += count
-                line.last_seq, line.last_ns = int(newest["seq"]), int(newest["time_ns"]) + skew_ns
+                line.repeat(count, int(newest["seq"]), int(newest["time_ns"]) + skew_ns)
 
     def _first(self, batch: Batch, index: int, mask: int, skew_ns: int, key: int) -> _Line | None:
         one = batch.records[index]
@@ -127,6 +143,7 @@ class LogFaults:
         due, self._waiting = self._waiting[:turn], self._waiting[turn:]
         faults = []
         for line in due:
+            line.decoded_ns = now_ns
             self._by_seq[line.record.line] = line
             faults += self._made(self._decoder.take(line.record, line.mask, now_ns))
         return faults
@@ -146,19 +163,31 @@ class LogFaults:
             count=found.count,
             simulated=line is not None and line.is_simulated,
         )
-        if line is not None:
-            line.fault = fault
-        return fault
+        if line is None or fault is None:
+            return fault
+        line.fault = fault
+        return fault if self._is_told(line, fault) else None
+
+    def _is_told(self, line: _Line, fault: Fault) -> bool:
+        kind = (fault.family, fault.code, fault.subcode, fault.entity, fault.cause, fault.phase, fault.simulated)
+        first = self._kinds.setdefault(kind, line)
+        first.alike += 1
+        if first.alike > TOLD_ALIKE:
+            line.told_as = first
+        return line.told_as is None
 
     def _learn(self, found: Found) -> None:
         version = found.decoded.fields.get("driver")
         if isinstance(version, str) and found.decoded.family == "nvidia.identity":
             self._driver = version
 
-    def _repeated(self) -> Iterator[Fault]:
+    def _repeated(self, now_ns: int) -> Iterator[Fault]:
         """The repeats of a window that has ended, as one fault each; what comes next is decoded anew."""
         for line in self._seen.values():
-            if line.fault is not None and line.repeats:
+            if line.told_as is not None and line.fault is not None:
+                line.told_as.repeat(line.fault.count + line.repeats, line.last_seq, line.last_ns)
+        for line in self._seen.values():
+            if line.fault is not None and line.told_as is None and line.repeats:
                 yield structs.replace(
                     line.fault,
                     id=fault_id(f"{self._boot_id}:kmsg:{line.last_seq}", line.last_ns),
@@ -166,7 +195,7 @@ class LogFaults:
                     at_ns=line.last_ns,
                     count=line.repeats,
                 )
-        waiting = {line.record.line for line in self._waiting}
-        self._seen = {key: line for key, line in self._seen.items() if line.record.line in waiting}
-        self._by_seq = {}
+        self._seen = {key: line for key, line in self._seen.items() if line.may_become_a_fault(now_ns)}
+        self._by_seq = {line.record.line: line for line in self._seen.values() if line.decoded_ns}
+        self._kinds.clear()
         self._alike.clear()

@@ -7,9 +7,10 @@ from collections import Counter
 
 import pytest
 
+from eagle_eye.native.kmsg import KernelLog
 from eagle_eye.probes import kmsg, kmsg_faults
 from eagle_eye.probes.kmsg import SPEC
-from eagle_eye.probes.kmsg_faults import WINDOW_NS
+from eagle_eye.probes.kmsg_faults import TOLD_ALIKE, WINDOW_NS, LogFaults
 
 DEFAULTS = {option.name: option.parse(option.default, option.name) for option in SPEC.options}
 NVIDIA = "NVRM: Xid (PCI:0000:{bus:02x}:00): {code}, pid={pid}, name=python3, Uncontained: LTC TAG (0x2, 0x1)."
@@ -139,3 +140,39 @@ def test_more_distinct_faults_than_can_be_decoded_are_counted_and_memory_stays_b
     assert dropped > 0
     assert sum(fault.count for fault in found) + dropped == len(lines)
     assert len(probe._faults._seen) <= 500
+
+
+def test_one_fault_with_ever_new_details_is_told_a_few_times_and_then_as_a_number(opened):
+    words = [f"{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}{chr(97 + n // 676)}" for n in range(4000)]
+    lines = [f"nvidia-nvswitch0: SXid (PCI:0000:06:00.0): 11004, Fatal, Link 01 {word}" for word in words]
+    probe = opened("".join(line(n, text) for n, text in enumerate(lines)))
+    found = faults_of(probe, len(lines))
+    dropped = probe.sample(time.monotonic_ns()).dropped["fault_flood"]
+
+    assert len(found) < len(lines) / 10
+    assert sum(fault.count for fault in found) + dropped == len(lines)
+    assert len({fault.fields["message"] for fault in found}) >= TOLD_ALIKE
+    assert len({fault.id for fault in found}) == len(found)
+
+
+def test_one_fault_on_many_devices_is_told_for_each(opened):
+    buses = range(0x10, 0x10 + 3 * TOLD_ALIKE)
+    found = faults_of(opened("".join(line(bus, NVIDIA.format(bus=bus, code=95, pid=1)) for bus in buses)), len(buses))
+
+    assert {fault.device for fault in found} == {f"0000:{bus:02x}:00.0" for bus in buses}
+
+
+def test_what_waits_for_more_records_when_a_window_ends_keeps_its_number_and_where_it_came_from(tmp_path):
+    path = tmp_path / "log"
+    texts = [AER[0], AER[0], AER[0], *AER[1:]]
+    path.write_text("".join(line(n, text, priority=8 + 3) for n, text in enumerate(texts, 1)))
+    log = KernelLog(path, from_boot=True)
+    faults = LogFaults("boot")
+    now_ns = 5 * WINDOW_NS
+    faults.flush(now_ns - WINDOW_NS + 1)
+    found = [*faults.take(log.read(), 0, now_ns), *faults.flush(now_ns + 1)]
+    assert found == [], "it still waits"
+    found = [*faults.flush(now_ns + WINDOW_NS // 2), *faults.flush(now_ns + 3 * WINDOW_NS)]
+    log.close()
+
+    assert [(fault.code, fault.simulated, fault.count) for fault in found] == [("SDES", True, 1), ("SDES", True, 2)]
