@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,9 +31,9 @@ log = structlog.get_logger()
 class Runner:
     """One probe, its thread, its latest sample and its health.
 
-    Everything but the probe's own code runs on the event loop. A probe past its deadline is `hung`
-    and left alone until it returns; one that raises is tried again, later each time, and built anew
-    after three failures in a row.
+    Everything but the probe's own code runs on the event loop. The thread waits for requests and for the
+    probe's descriptors itself. A probe past its deadline is `hung` and left alone until it returns; one that
+    raises is tried again when asked, later each time, and built anew after three failures in a row.
     """
 
     def __init__(
@@ -55,8 +58,7 @@ class Runner:
         self._busy_since_ns = 0
         self._built = False
         self._closing = False
-        self._wake_fds: tuple[int, ...] = ()
-        self._heeding = False
+        self._bell = -1
         self._loop = asyncio.get_running_loop()
         self._round = self._loop.create_future()
         self._ended = self._loop.create_future()
@@ -82,6 +84,7 @@ class Runner:
 
     def start(self) -> asyncio.Future[None]:
         """Builds the probe and runs its first round; the future is done when either has ended, well or badly."""
+        self._bell = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_CLOEXEC)
         self._thread.start()
         return self._begin(time.monotonic_ns())
 
@@ -100,9 +103,9 @@ class Runner:
 
     async def stop(self, deadline_s: float) -> bool:
         """Closes the probe; False when its thread did not come back in time and was left behind."""
+        if not self._closing and self._bell >= 0:
+            self._ring(None)
         self._closing = True
-        self._ignore_wakes()
-        self._requests.put(None)
         done, _ = await asyncio.wait({self._ended}, timeout=deadline_s)
         return bool(done)
 
@@ -112,9 +115,11 @@ class Runner:
         probe: Probe | None = None
         failures = 0
         checked: Sequence[Series] = ()
-        while (now_ns := self._requests.get()) is not None:
+        fds: tuple[int, ...] = ()
+        while (now_ns := self._wait(fds)) is not None:
             started_ns = time.monotonic_ns()
-            fds: tuple[int, ...] = ()
+            self._busy_since_ns = now_ns
+            before, fds = fds, ()
             try:
                 if probe is None:
                     probe = self._build()
@@ -122,16 +127,37 @@ class Runner:
                 outcome: Sample | Exception = sample
                 checked = sample.series
                 fds = tuple(probe.wake_fds())
+                if fds != before:
+                    _refuse_unwatchable(fds)
                 failures = 0
             except Exception as error:
-                outcome = _without_frames(error)
+                outcome, fds = _without_frames(error), ()
                 failures += 1
             if failures >= REBUILD_AFTER_FAILURES:
                 _close(probe)
                 probe, failures = None, 0
-            self._tell(self._done, outcome, now_ns, time.monotonic_ns() - started_ns, fds)
+            self._tell(self._done, outcome, now_ns, time.monotonic_ns() - started_ns)
         _close(probe)
+        os.close(self._bell)
         self._tell(self._ended.set_result, None)
+
+    def _wait(self, fds: tuple[int, ...]) -> int | None:
+        """Until a round is asked for or one of `fds` has something; when the round is, None when there are no more.
+
+        What is always readable costs a round per gap at most, and a descriptor that was closed wakes nobody.
+        """
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        if fds and not (self.spec.wake_gap_ns and poll.poll(self.spec.wake_gap_ns / 1e6)):
+            for fd in fds:
+                poll.register(fd, select.POLLIN)
+        found = dict(poll.poll())
+        if self._bell in found:
+            os.eventfd_read(self._bell)
+            return self._requests.get()
+        if any(events & select.POLLNVAL for events in found.values()):
+            return self._wait(())
+        return time.monotonic_ns()
 
     def _build(self) -> Probe:
         probe = self.spec.build(self._context)
@@ -145,19 +171,19 @@ class Runner:
     # On the event loop.
 
     def _begin(self, now_ns: int) -> asyncio.Future[None]:
-        if self._failures:  # this round may end with the probe built anew, its descriptors closed
-            self._ignore_wakes()
         self._busy_since_ns = now_ns
         self._round = self._loop.create_future()
-        self._requests.put(now_ns)
+        self._ring(now_ns)
         return self._round
 
-    def _done(self, outcome: Sample | Exception, at_ns: int, took_ns: int, wake_fds: tuple[int, ...]) -> None:
-        self._busy_since_ns = 0
+    def _ring(self, request: int | None) -> None:
+        self._requests.put(request)
+        os.eventfd_write(self._bell, 1)
+
+    def _done(self, outcome: Sample | Exception, at_ns: int, took_ns: int) -> None:
+        if self._busy_since_ns == at_ns:  # else the thread has begun another round since
+            self._busy_since_ns = 0
         self._duration_ns = took_ns
-        if wake_fds != self._wake_fds:
-            self._ignore_wakes()
-            self._wake_fds = wake_fds
         if isinstance(outcome, Sample):
             self._succeed(outcome, at_ns)
         elif isinstance(outcome, UnavailableError) and not self._built:
@@ -165,9 +191,8 @@ class Runner:
             self._change("unavailable", outcome.message, outcome.remedy)
         else:
             self._fail(outcome)
-        self._round.set_result(None)
-        if wake_fds and not self._heeding:
-            self._loop.call_later(self.spec.wake_gap_ns / 1e9, self._heed_wakes)
+        if not self._round.done():
+            self._round.set_result(None)
 
     def _succeed(self, sample: Sample, at_ns: int) -> None:
         self.sample, self.sample_at_ns = sample, at_ns
@@ -187,35 +212,18 @@ class Runner:
             write("probe changed state", probe=self.spec.name, state=state, reason=reason, remedy=remedy)
         self._state, self._reason, self._remedy = state, reason, remedy
 
-    def _heed_wakes(self) -> None:
-        if self._closing or self._heeding or self._busy_since_ns:
-            return
-        self._heeding = True
-        try:
-            for fd in self._wake_fds:
-                self._loop.add_reader(fd, self._wake)
-        except (OSError, TypeError, ValueError) as error:
-            self._ignore_wakes()
-            self._wake_fds = ()
-            self._fail(error)
-
-    def _ignore_wakes(self) -> None:
-        self._heeding = False
-        for fd in self._wake_fds:
-            with suppress(TypeError, ValueError):  # no descriptor, as _heed_wakes found
-                self._loop.remove_reader(fd)
-
-    def _wake(self) -> None:
-        """A ring or the log has something: one round at once, and no other wake until it is done."""
-        self._ignore_wakes()
-        if self.request(time.monotonic_ns()) is None and not self._busy_since_ns:
-            self._loop.call_later(self.spec.wake_gap_ns / 1e9, self._heed_wakes)
-
 
 def _close(probe: Probe | None) -> None:
     if probe is not None:
         with suppress(Exception):
             probe.close()
+
+
+def _refuse_unwatchable(fds: Sequence[int]) -> None:
+    """Raises for what is no descriptor, and for a regular file, which always has something to read."""
+    for fd in fds:
+        if not isinstance(fd, int) or stat.S_ISREG(os.fstat(fd).st_mode):
+            raise TypeError(f"{fd!r} among the descriptors that wake it cannot be waited for")
 
 
 def _without_frames(error: Exception) -> Exception:

@@ -222,3 +222,61 @@ async def test_a_readable_descriptor_asks_for_a_round_at_once(make):
     await runner.stop(1)
     os.close(read)
     os.close(write)
+
+
+async def test_a_round_that_a_descriptor_asked_for_is_watched_as_any_other(make):
+    read, write = os.pipe()
+    release = threading.Event()
+    rounds = iter([good, lambda: release.wait(30) and good()])
+    runner = make(lambda context: Fake(lambda: next(rounds, good)(), (read,)), deadline_ns=50_000_000)
+    await runner.start()
+    os.write(write, b"x")
+    end_s = time.monotonic() + 10
+    while runner.state != "hung" and time.monotonic() < end_s:
+        await asyncio.sleep(0.02)
+        runner.watch(time.monotonic_ns())
+
+    assert runner.state == "hung"
+    assert runner.request(time.monotonic_ns()) is None
+    release.set()
+    while runner.state == "hung" and time.monotonic() < end_s:
+        await asyncio.sleep(0.02)
+    assert runner.state == "ok"
+    await runner.stop(10)
+    os.close(read)
+    os.close(write)
+
+
+async def test_what_is_always_readable_costs_a_round_per_gap_and_what_was_closed_none(make):
+    read, write = os.pipe()
+    os.write(write, b"x")
+    rounds = []
+    runner = make(lambda context: Fake(lambda: rounds.append(1) or good(), (read,)), wake_gap_ns=50_000_000)
+    started = time.monotonic()
+    await runner.start()
+    await asyncio.sleep(0.5)
+    assert 2 <= len(rounds) <= (time.monotonic() - started) / 0.05 + 1
+
+    os.close(read)
+    os.close(write)
+    await asyncio.sleep(0.2)
+    ended = len(rounds)
+    await asyncio.sleep(0.3)
+    assert len(rounds) <= ended + 1
+    await runner.request(time.monotonic_ns())
+    assert runner.state == "ok", "requests still come through"
+    await runner.stop(10)
+
+
+async def test_a_probe_that_fails_is_not_woken_until_it_is_asked_again(make):
+    read, write = os.pipe()
+    os.write(write, b"x")
+    rounds = []
+    runner = make(lambda context: Fake(lambda: rounds.append(1) or 1 / 0, (read,)), wake_gap_ns=1_000_000)
+    await runner.start()
+    await asyncio.sleep(0.2)
+
+    assert len(rounds) == 1
+    await runner.stop(10)
+    os.close(read)
+    os.close(write)
