@@ -62,7 +62,8 @@ class LogFaults:
     """Faults of one kernel log, at most one per distinct record and second, with their counts.
 
     Of one code on one device a second has at most `TOLD_ALIKE` with details of their own, and one more with the
-    number of all others. `dropped` counts records that were left out because more distinct ones came than can be decoded.
+    number of all others. `dropped` counts records that were left out because more distinct ones came than can be
+    decoded.
     """
 
     def __init__(self, boot_id: str, driver: str = "") -> None:
