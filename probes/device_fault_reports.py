@@ -8,7 +8,6 @@ from .decode.family import Decoded
 from .faults import make_fault
 from .model import Device, Event, Fault
 
-
 _KEPT: tuple[str, ...] = ("name", "component", "assertion", "gravity", "serial")
 
 

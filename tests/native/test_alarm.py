@@ -38,5 +38,5 @@ def test_closing_gives_the_descriptor_back(alarm):
     fd = alarm.fd
     alarm.close()
     alarm.close()
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
