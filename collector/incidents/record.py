@@ -104,13 +104,12 @@ class Record(Struct, kw_only=True):
 
     @property
     def action(self) -> Action:
-        """The verdict's, else the strongest of the causes that still hold; raised by what came too often."""
+        """What the strongest device asks for: its verdict, else its causes that still hold; raised by frequency."""
         verdicts = [part for part in self.parts if part.role == "verdict" and part.action != "none"]
-        if verdicts:
-            asked = max(verdicts, key=lambda part: part.last_ns).action
-        else:
-            asked = strongest(part.action for part in self.parts if part.role == "cause" and not part.recovered)
-        return strongest((asked, self.raised))
+        judged = {part.place.slot for part in verdicts}
+        causes = (part for part in self.parts if part.role == "cause" and not part.recovered)
+        open_causes = [part for part in causes if part.place.slot not in judged]
+        return strongest((*(part.action for part in (*verdicts, *open_causes)), self.raised))
 
     @property
     def last_ns(self) -> int:

@@ -14,6 +14,9 @@ from .record import SEVERITIES, Part, Record, Role
 from .rules import Relates, Rules, Scope
 
 SAME_NS = 2_000_000_000
+# How far a relation reaches; what the driver names itself is as good as the same device.
+BREADTH: dict[Scope, int] = {"device": 0, "process": 0, "link": 1, "peer": 2, "node": 3}
+UNEXPLAINED = 4
 
 
 class _Tie(Struct, frozen=True):
@@ -24,6 +27,10 @@ class _Tie(Struct, frozen=True):
     window_ns: int
     lead_ns: int
     named: bool = False
+
+    @property
+    def breadth(self) -> int:
+        return 0 if self.named else BREADTH[self.scope]
 
 
 class _Code(Struct, frozen=True, eq=False):
@@ -53,8 +60,12 @@ class Roles:
         self._code = lru_cache(maxsize=4096)(self._find_code)
 
     def related(self, part: Part, told: Iterable[tuple[Record, Part]]) -> dict[str, Record]:
-        """The incidents, by id, of those `told` that belong together with `part`."""
+        """The incidents, by id, of those `told` that belong together with `part`.
+
+        A victim belongs to the nearest cause: what its own device explains ties it to nothing else on the node.
+        """
         found: dict[str, Record] = {}
+        explaining: list[tuple[int, Record]] = []
         mine = self._code(part.family, part.code)
         every, unnamed = self._every, self._unnamed
         for record, other in told:
@@ -64,9 +75,14 @@ class Roles:
             is_same = mine.name == theirs.name and _goes_on(part, other)
             if not (may_follow or may_precede or is_same) or record.id in found:
                 continue
-            if is_same or (may_follow and self._tie(part, other)) or (may_precede and self._tie(other, part)):
+            if is_same:
+                explaining.append((0, record))
+            if may_follow and (tie := self._tie(part, other)) and self._reaches(tie, other, record):
                 found[record.id] = record
-        return found
+            elif may_precede and (tie := self._tie(other, part)):
+                explaining.append((tie.breadth if tie.role == "victim" else 0, record))
+        nearest = min((breadth for breadth, _ in explaining), default=0)
+        return found | {record.id: record for breadth, record in explaining if breadth == nearest}
 
     def assign(self, parts: list[Part]) -> None:
         """Gives every part its role and puts the one that names the incident first; the order told is no matter."""
@@ -81,6 +97,13 @@ class Roles:
         found = {tie.role for cause in parts if cause is not effect and (tie := self._tie(cause, effect))}
         strongest: tuple[Role, ...] = ("verdict", "precursor", "victim")
         return next((role for role in strongest if role in found), "cause")
+
+    def _reaches(self, tie: _Tie, effect: Part, record: Record) -> bool:
+        """Whether a new cause takes `effect` with its incident: not where that has a nearer cause already."""
+        if tie.role != "victim" or effect.role != "victim":
+            return True
+        ties = (self._tie(part, effect) for part in record.parts if part is not effect)
+        return tie.breadth <= min((one.breadth for one in ties if one), default=UNEXPLAINED)
 
     def _tie(self, cause: Part, effect: Part) -> _Tie | None:
         one, other = self._code(cause.family, cause.code), self._code(effect.family, effect.code)
