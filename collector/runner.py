@@ -24,6 +24,9 @@ BUILD_DEADLINE_NS = 20_000_000_000
 REBUILD_AFTER_FAILURES = 3
 FIRST_BACKOFF_NS = 100_000_000
 LONGEST_BACKOFF_NS = 30_000_000_000
+# Samples that the event loop has not taken yet: beyond, descriptors wake nobody until it has.
+MOST_UNHEARD = 2
+UNHEARD_POLL_MS = 5
 
 log = structlog.get_logger()
 
@@ -59,6 +62,8 @@ class Runner:
         self._built = False
         self._closing = False
         self._bell = -1
+        self._told = 0
+        self._heard = 0
         self._loop = asyncio.get_running_loop()
         self._round = self._loop.create_future()
         self._ended = self._loop.create_future()
@@ -136,6 +141,7 @@ class Runner:
             if failures >= REBUILD_AFTER_FAILURES:
                 _close(probe)
                 probe, failures = None, 0
+            self._told += 1
             self._tell(self._done, outcome, now_ns, time.monotonic_ns() - started_ns)
         _close(probe)
         os.close(self._bell)
@@ -148,6 +154,8 @@ class Runner:
         """
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
+        while self._told - self._heard > MOST_UNHEARD and not poll.poll(UNHEARD_POLL_MS):
+            pass
         if fds and not (self.spec.wake_gap_ns and poll.poll(self.spec.wake_gap_ns / 1e6)):
             for fd in fds:
                 poll.register(fd, select.POLLIN)
@@ -181,6 +189,7 @@ class Runner:
         os.eventfd_write(self._bell, 1)
 
     def _done(self, outcome: Sample | Exception, at_ns: int, took_ns: int) -> None:
+        self._heard += 1
         if self._busy_since_ns == at_ns:  # else the thread has begun another round since
             self._busy_since_ns = 0
         self._duration_ns = took_ns

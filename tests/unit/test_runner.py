@@ -280,3 +280,21 @@ async def test_a_probe_that_fails_is_not_woken_until_it_is_asked_again(make):
     await runner.stop(10)
     os.close(read)
     os.close(write)
+
+
+async def test_samples_do_not_pile_up_while_the_event_loop_is_busy(make):
+    read, write = os.pipe()
+    os.write(write, b"x")
+    rounds = []
+    runner = make(lambda context: Fake(lambda: rounds.append(1) or good(), (read,)), wake_gap_ns=0)
+    await runner.start()
+    before = len(rounds)
+    time.sleep(0.3)  # noqa: ASYNC251 - that is the point
+
+    assert len(rounds) - before <= 5
+    before = len(rounds)
+    await asyncio.sleep(0.3)
+    assert len(rounds) > before + 5, "and go on when it is not"
+    await runner.stop(10)
+    os.close(read)
+    os.close(write)
