@@ -9,6 +9,8 @@ from pathlib import Path
 
 # A process may enter its namespace a moment after it was forked.
 _LOOKS = 3
+# The node's own first process is in no container, and often lets nobody look at it.
+_INIT = 1
 _MAX_PROCESSES = 65_536
 _MAX_NAMESPACES = 1024
 _PIDS_PER_NAMESPACE = 4
@@ -59,7 +61,8 @@ class Namespaces:
         try:
             inode = _namespace(self._proc, pid, "mnt")
         except PermissionError:
-            self._denied.add(pid)
+            if pid != _INIT:
+                self._denied.add(pid)
             return
         except OSError:  # it ended
             return

@@ -197,14 +197,15 @@ def test_closing_is_safe_twice_and_leaves_nothing(search):
 
 def test_processes_that_may_not_be_looked_at_are_counted(fake, namespace, monkeypatch):
     def look(_, pid, kind):
-        raise PermissionError if pid == 6 else ProcessLookupError
+        raise PermissionError if pid in (1, 6) else ProcessLookupError
 
     monkeypatch.setattr(processes, "_namespace", look)
+    fake.add(1, namespace("a"))
     fake.add(5, namespace("a"))
     fake.add(6, namespace("b"))
     found = Namespaces(fake.proc)
     found.scan()
-    assert found.denied == 1
+    assert found.denied == 1, "the first process is in no container"
     fake.end(6)
     found.scan()
     assert found.denied == 0
