@@ -14,6 +14,8 @@ from msgspec import Struct, field
 MASK = "***"
 MAX_TEXT = 16_384
 MAX_DEPTH = 32
+# Of the words before one, so much is looked at.
+LEAD = 100
 RULES = Path(__file__).with_name("redactions.yaml")
 
 
@@ -60,7 +62,7 @@ def redacted(value: Any, depth: int = 0) -> Any:
     if depth >= MAX_DEPTH:
         return MASK
     if isinstance(value, dict):
-        return {redacted_text(str(key)): _member(str(key), one, depth) for key, one in value.items()}
+        return {redacted_text(str(key)): _member(str(key), one, depth) for key, one in _named_value(value).items()}
     if isinstance(value, list | tuple):
         return _list(value, depth)
     return value
@@ -82,20 +84,36 @@ def redacted_text(text: str) -> str:
 
 
 def _member(name: str, value: Any, depth: int) -> Any:
-    if isinstance(value, str | list | dict) and value and _rules()[0].fullmatch(name):
+    if isinstance(value, str | list | dict) and value and _is_telling(name):
         return MASK
     return redacted(value, depth + 1)
+
+
+def _is_telling(name: object) -> bool:
+    return isinstance(name, str) and _rules()[0].fullmatch(name) is not None
+
+
+def _named_value(pair: dict[Any, Any]) -> dict[Any, Any]:
+    """A variable or setting may come as a pair of members, its name and its value."""
+    tells = _is_telling(pair.get("name")) or _is_telling(pair.get("key"))
+    return {**pair, "value": MASK} if tells and pair.get("value") else pair
 
 
 def _list(values: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
     """A command line may come as a list of words, with the secret in the word behind its option."""
     out: list[Any] = []
-    tells = False
+    before = ""
     for value in values:
         is_word = isinstance(value, str)
-        if tells and is_word and not value.startswith("-"):
-            out.append(MASK)
-        else:
-            out.append(redacted(value, depth + 1))
-        tells = is_word and value.startswith("-") and redacted_text(f"{value[:100]} x") != f"{value[:100]} x"
+        hides = is_word and before and not value.startswith("-") and _hides(before, value)
+        out.append(MASK if hides else redacted(value, depth + 1))
+        before = f"{before} {value}"[-LEAD:] if is_word else ""
     return out
+
+
+def _hides(before: str, word: str) -> bool:
+    """Whether the words before say that this one, or any in its place, is a secret."""
+    if not before.rpartition(" ")[2].startswith("-"):
+        return False
+    alone = redacted_text(before)
+    return any(redacted_text(f"{before} {one}") != f"{alone} {redacted_text(one)}" for one in ("x", word))

@@ -32,6 +32,17 @@ CARRIED = [
     (word(8, 30), "password: {}"),
     (word(8, 30), "GET /x?a=1&api_key={}&b=2"),
     (word(8, 30), "mysql_password={};"),
+    (word(8, 30), "PGPASSWORD={} psql"),
+    (word(8, 30), "MYSQL_PWD={}"),
+    (word(8, 30), "DB_PASS={}"),
+    (word(8, 30), "clientSecret={}"),
+    (word(8, 30), "serve --auth {}"),
+    (word(8, 30), "serve --pass={}"),
+    (word(8, 30), "curl -u admin:{} http://host.example"),
+    (word(8, 30), "sshpass -p {} ssh host.example"),
+    (word(8, 30), "GET https://host.example/x?key={}&b=2"),
+    (word(8, 30), "Cookie: sid={}; a=b"),
+    (word(8, 30), '{{"api_key": ["{}"]}}'),
     (word(16, letters=string.ascii_uppercase + string.digits).map("AKIA".__add__), "id {}"),
     (word(36).map("ghp_".__add__), "clone with {}"),
     (word(34).map("hf_".__add__), "{}"),
@@ -64,8 +75,36 @@ def test_a_secret_behind_its_option_in_a_list_of_words(option):
     assert redacted(["vllm", option, "abc", "--port", "80"]) == ["vllm", option, MASK, "--port", "80"]
 
 
+@pytest.mark.parametrize("words", [("curl", "-u", "me:abc"), ("sshpass", "-p", "abc"), ("x", "--jwt", "abc")])
+def test_a_secret_in_a_word_of_a_command(words):
+    assert "abc" not in str(redacted([*words, "host"]))
+    assert redacted([*words, "host"])[-1] == "host"
+
+
+@pytest.mark.parametrize("pair", [{"name": "HF_TOKEN", "value": "abc"}, {"key": "db.password", "value": ["abc"]}])
+def test_a_secret_beside_its_name(pair):
+    assert redacted([pair]) == [{**pair, "value": MASK}]
+    assert redacted({"name": "port", "value": "80"}) == {"name": "port", "value": "80"}
+
+
 @pytest.mark.parametrize(
-    "name", ["password", "HF_TOKEN", "api-key", "apiKey", "db.password", "X-Cookie", "client_secret"]
+    "name",
+    [
+        "accessToken",
+        "clientSecret",
+        "PGPASSWORD",
+        "MYSQL_PWD",
+        "DB_PASS",
+        "auth",
+        "signing_key",
+        "password",
+        "HF_TOKEN",
+        "api-key",
+        "apiKey",
+        "db.password",
+        "X-Cookie",
+        "client_secret",
+    ],
 )
 def test_a_value_under_a_telling_name_is_masked(name):
     assert redacted({name: "plain", "port": 80}) == {name: MASK, "port": 80}
