@@ -2,8 +2,9 @@
 
 Faults that belong together by the rules are one incident, whatever the order in which they arrive: what a fault
 ties together is joined, and roles are worked out anew from all parts. A victim is tied to the nearest cause that was
-told until then, so that a fault of the node does not join what devices explain themselves. Everything is bounded; what does not fit
-is counted in `dropped`.
+told until then, so that a fault of the node does not join what devices explain themselves.
+
+Everything is bounded; what does not fit is counted in `dropped`.
 """
 
 from __future__ import annotations
