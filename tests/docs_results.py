@@ -15,7 +15,7 @@ def results(bench: str) -> dict[str, Any]:
 
 def cost_table() -> str:
     rows = [*drain_rows(), *sched_rows(), *tasks_rows(), *agent_rows(), *publish_rows(), *device_rows(), *decode_rows()]
-    rows += routing_rows()
+    rows += [*faults_rows(), *recorder_rows(), *routing_rows()]
     head = "| What | Eagle Eye | Peers, in the same run |\n|---|---|---|"
     return "\n".join([head, *(f"| {what} | {ours} | {peers} |" for what, ours, peers in rows)])
 
@@ -108,6 +108,42 @@ def decode_rows() -> list[tuple[str, str, str]]:
     return [
         row("ordinary ones", "ordinary lines", "", {}),
         row("faults", "faults of all families", ", all fields read", known),
+    ]
+
+
+def faults_rows() -> list[tuple[str, str, str]]:
+    if not (TESTS / "bench/results/faults.json").exists():
+        return []  # not measured on a quiet machine yet
+    one = results("faults")["metrics"]
+    rest, flood = one["at_rest"], one["in_flood"]
+    return [
+        (
+            what,
+            f"median {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.0f} ms; {found['heard']} of {found['written']}",
+            "-",
+        )
+        for what, found in (
+            ("a fault, from its line in the kernel log to its incident at a subscriber", rest),
+            (f"the same in a flood of {flood['flood_lines_per_second']:,} other lines a second", flood),
+        )
+    ]
+
+
+def recorder_rows() -> list[tuple[str, str, str]]:
+    if not (TESTS / "bench/results/recorder.json").exists():
+        return []  # not measured on a quiet machine yet
+    found = {load: one for load, one in results("recorder")["metrics"].items() if isinstance(one, dict)}
+
+    def costs(one: dict[str, float]) -> str:
+        return f"{100 * one['cpu_ratio']:.2f} % of a core, {one['bytes_per_hour'] / 1e6:,.0f} MB an hour"
+
+    return [
+        (
+            f"the black box, {load.replace('_', ' ')}: 2 snapshots/s of {one['snapshot_bytes'] / 1000:.0f} kB",
+            costs(one["recorder"]),
+            f"JSON lines {costs(one['json_lines'])}; rows in SQLite {costs(one['plain_sqlite'])}",
+        )
+        for load, one in found.items()
     ]
 
 
