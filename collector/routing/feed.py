@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 import time
@@ -60,9 +59,11 @@ class Outgoing(Struct, frozen=True):
 
 
 class _Engine(Line):
-    """A line with what the feed has learned of its engine. `scheduled_ns` is when the heap will call for it."""
+    """A line with what the feed has learned of its engine. `calls_ns` are the times at which the heap has it, latest
+    first: a later one is left there and used again, so that a message does not cost a call for nothing half a second
+    later."""
 
-    __slots__ = ("key", "kind_since_ns", "rates", "scheduled_ns", "verdict")
+    __slots__ = ("calls_ns", "is_forgotten", "key", "kind_since_ns", "rates", "verdict")
 
     def __init__(self, key: str) -> None:
         super().__init__()
@@ -70,7 +71,8 @@ class _Engine(Line):
         self.kind_since_ns = 0
         self.rates = Rates()
         self.verdict = Verdict()
-        self.scheduled_ns = math.inf
+        self.calls_ns: list[float] = []
+        self.is_forgotten = False
 
 
 class Feed:
@@ -107,6 +109,7 @@ class Feed:
         self._tie = count()
         self._wake = asyncio.Event()
         self._waits_until_ns = math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
     # Collector's side
 
@@ -174,7 +177,7 @@ class Feed:
         if engine.pending:
             self.books.drop("gone")
         del self._engines[engine.latest.instance]
-        engine.scheduled_ns = -1
+        engine.is_forgotten = True
         if self.last_values:
             self.last_values.remove(engine.key)
 
@@ -204,18 +207,18 @@ class Feed:
 
     def _schedule(self, engine: _Engine) -> None:
         due_ns = engine.due_ns(self._pace)
-        if due_ns < engine.scheduled_ns:
-            engine.scheduled_ns = due_ns
+        if not engine.calls_ns or due_ns < engine.calls_ns[-1]:
+            engine.calls_ns.append(due_ns)
             heappush(self._heap, (due_ns, next(self._tie), engine))
             if due_ns < self._waits_until_ns:
                 self._wake.set()
 
     def _called(self, now_ns: int) -> Iterator[_Engine]:
         while self._heap and self._heap[0][0] <= now_ns:
-            due_ns, _, engine = heappop(self._heap)
-            if due_ns != engine.scheduled_ns:
-                continue  # called for earlier since, or forgotten
-            engine.scheduled_ns = math.inf
+            _, _, engine = heappop(self._heap)
+            if engine.is_forgotten:
+                continue
+            engine.calls_ns.pop()
             if engine.due_ns(self._pace) <= now_ns:
                 yield engine
             else:
@@ -288,13 +291,26 @@ class Feed:
             await asyncio.sleep(STOP_POLL_S)
 
     async def _send(self, client: Client) -> None:
-        while client.is_connected:
-            self._wake.clear()
-            wait_s = await self._send_due(client)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._wake.wait()
-            self._waits_until_ns = -math.inf
+        try:
+            while client.is_connected:
+                self._wake.clear()
+                self._wake_in(await self._send_due(client))
+                await self._wake.wait()
+                self._waits_until_ns = -math.inf
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _wake_in(self, wait_s: float) -> None:
+        """A timer that comes sooner is left as it is: a call for nothing now and then costs less than a new one."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        if self._timer is not None and now_s < self._timer.when() <= now_s + wait_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(now_s + wait_s, self._wake.set)
 
     async def _send_due(self, client: Client) -> float:
         """Seconds until more can be sent."""

@@ -186,6 +186,22 @@ def test_the_promise_of_silence_is_kept_whatever_the_engine_does(make, clock):
     check_books(feed)
 
 
+def test_a_busy_engine_does_not_call_the_feed_for_nothing(make, clock):
+    feed = make()
+    calls = left = 0
+    for number in range(300):
+        feed.take([state(clock, source="plugin", step=number)])
+        next_ns = clock.now_ns + 10 * MS
+        while feed.next_due_ns() <= next_ns:
+            clock.now_ns = max(clock.now_ns, int(feed.next_due_ns()))
+            calls += 1
+            left += len(due(feed, clock))
+        clock.now_ns = next_ns
+
+    assert left == 300
+    assert calls <= left + 3 * S // (S // 2) + 2, "one call per message, and one in half a second for the promise"
+
+
 def test_an_idle_engine_is_as_old_as_the_last_look_at_it_and_a_busy_one_as_its_state(make, clock):
     feed = make()
     feed.take([state(clock, "idle", kind="idle"), state(clock, "busy", kind="tick")])
