@@ -31,14 +31,20 @@ def export(bundle: Bundle, path: Path, *, force: bool) -> int:
     """Writes the archive whole or not at all; its bytes. Raises UsageError when it is there, EagleEyeError, OSError."""
     if path.exists() and not force:
         raise UsageError(f"{path} is there already", remedy="give another name, or --force to replace it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent} is no folder", remedy=f"mkdir {path.parent}")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with unfinished.open("xb") as file:
+        with open(unfinished, "xb", opener=_private) as file:
             _write(bundle, file)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
     return path.stat().st_size
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)  # a kernel log is not for everyone
 
 
 def _write(bundle: Bundle, file: BinaryIO) -> None:

@@ -17,7 +17,7 @@ from ...probes.decode.grammar import Decoder, Found
 from ...probes.decode.record import Record, tokenize
 from ...probes.faults import make_fault
 from ...probes.model import Device, DeviceLink, Event, Fault
-from ..incidents.engine import Engine
+from ..incidents.engine import MERGED, Engine
 from ..incidents.merge import Merger
 from ..incidents.places import Places
 from ..incidents.rules import load
@@ -47,11 +47,11 @@ class Difference(Struct, frozen=True):
 
 
 class _Told(Struct):
-    """What a bundle holds, sorted out."""
+    """What a bundle holds, sorted out. `incidents` by their ids, each as it was told last."""
 
     records: list[Record]
     faults: list[tuple[Fault, int]]
-    incidents: Verdicts
+    incidents: dict[str, tuple[Key, dict[str, str]]]
     devices: list[Device]
     topology: list[DeviceLink]
 
@@ -68,7 +68,7 @@ def replay(bundle: Bundle) -> list[Difference]:
     then = _verdicts((fault for fault, _ in told.faults if not fault.sources or KERNEL in fault.sources), places)
     return [
         *_compare("fault", then, _verdicts(today, places)),
-        *_compare("incident", told.incidents, incidents),
+        *_compare("incident", dict(told.incidents.values()), incidents),
     ]
 
 
@@ -92,12 +92,23 @@ def _take_event(event: Event, told: _Told) -> None:
     if event.kind == "kmsg.record":
         told.records.append(_record(attributes, len(told.records)))
     elif event.kind.startswith("incident."):
-        key = tuple(str(attributes.get(name, "")) for name in ("entity", "family", "code"))
-        told.incidents[key] = {name: str(attributes.get(name, "")) for name in COMPARED}  # type: ignore[index]
+        _take_incident(attributes, told)
     elif attributes.get("family") == event.kind and "code" in attributes:
         fault = _fault(event)
         if fault is not None:
             told.faults.append((fault, event.wall_offset_ns))
+
+
+def _take_incident(attributes: Mapping[str, Any], told: _Told) -> None:
+    """What named an incident at first is no incident of its own, nor is one that went into another."""
+    words = {
+        name: str(attributes.get(name, "")) for name in ("id", "entity", "family", "code", *COMPARED, "cleared_by")
+    }
+    if words["cleared_by"].startswith(MERGED):
+        told.incidents.pop(words["id"], None)
+    else:
+        key = (words["entity"], words["family"], words["code"])
+        told.incidents[words["id"]] = (key, {name: words[name] for name in COMPARED})
 
 
 def _record(attributes: Mapping[str, Any], number: int) -> Record:
@@ -161,7 +172,7 @@ def _incidents_again(faults: Iterable[Fault], places: Places, boot_id: str, offs
     for fault in sorted(faults, key=lambda one: one.at_ns):
         engine.take(fault, merger.new(places.place(fault).entity, fault), offset_ns)
     records = (*engine.book.open.values(), *engine.book.cleared.values())
-    exported = [record.export("", "") for record in records]
+    exported = [record.export("", "") for record in records if not record.merged_into]
     return {(one.entity, one.family, one.code): _verdict(one) for one in exported}
 
 

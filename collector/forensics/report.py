@@ -105,7 +105,9 @@ def _cause(incident: Incident | None) -> Iterator[str]:
     yield f"\n{_named(incident)} on `{_plain(incident.entity)}`.\n"
     for part in incident.parts:
         told_by = ", ".join(map(_plain, part.sources)) or "?"
-        yield f"- {part.role}: {_named(part)}, told {part.count} times by {told_by}"
+        where = "" if part.entity == incident.entity else f" on `{_plain(part.entity)}`"
+        times = "once" if part.count == 1 else f"{part.count} times"
+        yield f"- {part.role}: {_named(part)}{where}, told {times} by {told_by}"
 
 
 def _named(of: Incident | IncidentPart) -> str:

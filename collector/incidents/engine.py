@@ -42,6 +42,7 @@ MAX_RECOVERIES = 1024
 # A code that goes on is looked at for what belongs to it once in so long.
 LOOK_AGAIN_NS = 1_000_000_000
 LONG_AGO_NS = -1 << 62
+MERGED = "merged into"
 
 ChangeKind = Literal["opened", "updated", "escalated", "cleared", "reopened"]
 
@@ -188,7 +189,7 @@ class Engine:
                 del self.book.cleared[other.id]
             else:
                 other.merged_into = record.id
-                changes.append(self.clear(other, f"merged into {record.id}", wall_ns))
+                changes.append(self.clear(other, f"{MERGED} {record.id}", wall_ns))
             self._take_over(record, other)
         return record, changes
 

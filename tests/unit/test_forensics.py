@@ -35,7 +35,7 @@ from eagle_eye.collector.recorder.store import Store
 from eagle_eye.native.errors import EagleEyeError, UsageError
 from eagle_eye.probes.decode.grammar import decode
 from eagle_eye.probes.faults import make_fault
-from eagle_eye.probes.model import Event
+from eagle_eye.probes.model import Event, Incident, IncidentPart
 
 SECOND = 10**9
 NOW = 1000 * SECOND
@@ -447,6 +447,50 @@ def test_other_rules_differ(bundle, events, then, today):
     assert (fault.then and fault.then["severity"], fault.today and fault.today["severity"]) == (then, today)
 
 
+def test_an_incident_is_compared_as_it_was_told_last(bundle):
+    fallen = f"NVRM: GPU {BDF}: GPU has fallen off the bus."
+    first = {"family": "nvidia.fallen", "code": "fallen_off_bus", "severity": "fatal", "action": "reboot_node"}
+    last = {"family": "nvidia.xid", "code": "79", "severity": "fatal", "action": "reboot_node"}
+    last["mnemonic"] = xid_fault().mnemonic
+    lines = [
+        event("kmsg.record", NOW - at, 7 + at, "error", text=text, level="err", log_time_ns=NOW - at, sequence=9 - at)
+        for at, text in ((1, fallen), (0, XID))
+    ]
+    told = [
+        msgspec.structs.replace(
+            event(f"incident.{change}", NOW, 20 + at, entity=GPU), attributes={"entity": GPU, **attributes}
+        )
+        for at, (change, attributes) in enumerate(
+            [
+                ("opened", {"id": "a", **first}),
+                ("opened", {"id": "b", **last, "entity": "pci:other"}),
+                ("cleared", {"id": "b", **last, "entity": "pci:other", "cleared_by": "merged into a"}),
+                ("updated", {"id": "a", **last}),
+            ]
+        )
+    ]
+
+    found = [one for one in replay(bundle([*lines, *told])) if one.what == "incident"]
+
+    assert [(one.entity, one.code, one.same) for one in found] == [(GPU, "79", True)]
+
+
+def test_a_report_says_on_which_device_what_was_told(bundle):
+    xids = (("149", "cause", GPU, 1), ("45", "victim", "GPU-other", 3))
+    parts = tuple(
+        IncidentPart("nvidia.xid", code, role, "f", entity, count, 1, 1) for code, role, entity, count in xids
+    )
+    common = {"mnemonic": "", "severity": "error", "action": "none", "state": "open", "occurrences": 4}
+    one = Incident("a", "n", GPU, "nvidia.xid", "149", **common, opened_wall_ns=1, updated_wall_ns=1, parts=parts)
+    told = event("incident.opened", NOW, 1, entity=GPU)
+    frozen = bundle([msgspec.structs.replace(told, attributes=msgspec.to_builtins(one))])
+
+    text = report(frozen, timeline(frozen))
+
+    assert "- cause: `nvidia.xid` `149`, told once by ?" in text
+    assert "- victim: `nvidia.xid` `45` on `GPU-other`, told 3 times by ?" in text
+
+
 # The command
 
 
@@ -464,6 +508,8 @@ def test_the_command_lists_shows_exports_and_replays(bundle, tmp_path, capsys):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert min(row["seconds"] for row in rows) < 0 < max(row["seconds"] for row in rows)
     assert main(["forensics", "export", "last", "-o", str(tmp_path / "x.tar.zst"), *state]) == 0
+    assert (tmp_path / "x.tar.zst").stat().st_mode & 0o077 == 0
+    assert main(["forensics", "export", "last", "-o", str(tmp_path / "none/x.tar.zst"), *state]) == 2
     # The recording has no incident, today's rules make one.
     assert main(["forensics", "replay", str(tmp_path / "x.tar.zst"), *state]) == 1
     assert "only today incident nvidia.xid 79" in capsys.readouterr().out
