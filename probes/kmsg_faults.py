@@ -21,11 +21,15 @@ WINDOW_NS = 1_000_000_000
 DECODES_PER_SECOND = 5_000
 DECODES_AT_ONCE = 500
 MAX_WAITING = 4096
+# A fault costs its readers milliseconds where all are distinct: incidents, disk, NATS.
+TOLD_PER_SECOND = 100
+TOLD_AT_ONCE = 100
 # Of faults that differ in details only, those after so many in a window are told as a number.
 TOLD_ALIKE = 16
 _MAX_SEEN = 16_384
-# Of texts that differ in numbers only, those after so many in a window give way to others.
+# Of texts that differ in numbers only, those after so many in a window give way to others; so do those of one family.
 _RARE = 16
+_RARE_OF_FAMILY = 1024
 # Who may speak of faults: the kernel (0), and who writes to its log in its place (1).
 _KERNEL, _USER = 0, 1
 
@@ -62,8 +66,8 @@ class LogFaults:
     """Faults of one kernel log, at most one per distinct record and second, with their counts.
 
     Of one code on one device a second has at most `TOLD_ALIKE` with details of their own, and one more with the
-    number of all others. `dropped` counts records that were left out because more distinct ones came than can be
-    decoded.
+    number of all others; all devices and codes together have `TOLD_PER_SECOND`, the rare ones first. `dropped` counts
+    records that were left out because more distinct ones came than that.
     """
 
     def __init__(self, boot_id: str, driver: str = "") -> None:
@@ -72,9 +76,11 @@ class LogFaults:
         self._boot_id = boot_id
         self._decoder = Decoder()
         self._budget = Bucket(DECODES_PER_SECOND, DECODES_AT_ONCE)
+        self._tellable = Bucket(TOLD_PER_SECOND, TOLD_AT_ONCE)
         self._window_ns = 0
         self._seen: dict[int, _Line] = {}
         self._alike: Counter[int] = Counter()
+        self._of_family: Counter[int] = Counter()
         self._waiting: list[_Line] = []
         self._by_seq: dict[int, _Line] = {}
         self._kinds: dict[tuple[object, ...], _Line] = {}
@@ -121,7 +127,7 @@ class LogFaults:
 
     def _first(self, batch: Batch, index: int, mask: int, skew_ns: int, key: int) -> _Line | None:
         one = batch.records[index]
-        is_rare = self._is_rare(int(one["template_hash"]))
+        is_rare = self._is_rare(int(one["template_hash"]), mask)
         share = 1 if is_rare else 2
         if len(self._waiting) >= MAX_WAITING // share or len(self._seen) >= _MAX_SEEN // share:
             return None
@@ -130,27 +136,36 @@ class LogFaults:
         self._waiting.append(line)
         return line
 
-    def _is_rare(self, template: int) -> bool:
-        if len(self._alike) >= _MAX_SEEN and template not in self._alike:
+    def _is_rare(self, template: int, mask: int) -> bool:
+        self._of_family[mask] += 1
+        if self._of_family[mask] > _RARE_OF_FAMILY:
             return False
         self._alike[template] += 1
         return self._alike[template] <= _RARE
 
     def _decode(self, now_ns: int) -> list[Fault]:
+        """As many of those that wait as there is time for, and as their readers have."""
         self._budget.refill(now_ns)
-        turn = self._budget.take(len(self._waiting))
-        if turn < len(self._waiting):
+        self._tellable.refill(now_ns)
+        turn = min(len(self._waiting), int(self._budget.tokens))
+        if turn < len(self._waiting) or turn > self._tellable.tokens:
             self._waiting.sort(key=lambda line: not line.is_rare)
-        due, self._waiting = self._waiting[:turn], self._waiting[turn:]
-        faults = []
-        for line in due:
+        faults: list[Fault] = []
+        decoded = 0
+        while decoded < turn and self._tellable.tokens >= 1:
+            line = self._waiting[decoded]
             line.decoded_ns = now_ns
             self._by_seq[line.record.line] = line
             faults += self._made(self._decoder.take(line.record, line.mask, now_ns))
+            decoded += 1
+        del self._waiting[:decoded]
+        self._budget.take(decoded)
         return faults
 
     def _made(self, found: list[Found]) -> list[Fault]:
-        return [fault for one in found if (fault := self._fault(one)) is not None]
+        faults = [fault for one in found if (fault := self._fault(one)) is not None]
+        self._tellable.tokens -= len(faults)  # what was held comes at once, and is owed
+        return faults
 
     def _fault(self, found: Found) -> Fault | None:
         self._learn(found)
@@ -200,3 +215,4 @@ class LogFaults:
         self._by_seq = {line.record.line: line for line in self._seen.values() if line.decoded_ns}
         self._kinds.clear()
         self._alike.clear()
+        self._of_family.clear()

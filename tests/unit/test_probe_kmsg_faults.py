@@ -9,8 +9,9 @@ import pytest
 
 from eagle_eye.native.kmsg import KernelLog
 from eagle_eye.probes import kmsg, kmsg_faults
+from eagle_eye.probes.decode.waiting_room import HOLD_RECORDS
 from eagle_eye.probes.kmsg import SPEC
-from eagle_eye.probes.kmsg_faults import TOLD_ALIKE, WINDOW_NS, LogFaults
+from eagle_eye.probes.kmsg_faults import TOLD_ALIKE, TOLD_AT_ONCE, TOLD_PER_SECOND, WINDOW_NS, LogFaults
 
 DEFAULTS = {option.name: option.parse(option.default, option.name) for option in SPEC.options}
 NVIDIA = "NVRM: Xid (PCI:0000:{bus:02x}:00): {code}, pid={pid}, name=python3, Uncontained: LTC TAG (0x2, 0x1)."
@@ -121,7 +122,8 @@ def test_800_000_lines_of_29_distinct_faults_are_all_counted_and_none_is_missed(
     assert len({fault.id for fault in found}) == len(found)
 
 
-def test_a_flood_of_ever_new_numbers_does_not_hide_another_fault_inside_it(opened):
+def test_a_flood_of_ever_new_numbers_does_not_hide_another_fault_inside_it(opened, monkeypatch):
+    monkeypatch.setattr(kmsg_faults, "TOLD_PER_SECOND", 5000)  # what waits behind it is told sooner
     flood = [f"nvidia-nvswitch0: SXid (PCI:0000:06:00.0): {20_000 + n % 70_000}, Fatal, x" for n in range(200_000)]
     flood[123_456] = NVIDIA.format(bus=2, code=79, pid=1)
     found = faults_of(opened("".join(line(n, text) for n, text in enumerate(flood))), len(flood))
@@ -131,6 +133,7 @@ def test_a_flood_of_ever_new_numbers_does_not_hide_another_fault_inside_it(opene
 
 def test_more_distinct_faults_than_can_be_decoded_are_counted_and_memory_stays_bounded(opened, monkeypatch):
     monkeypatch.setattr(kmsg_faults, "MAX_WAITING", 500)
+    monkeypatch.setattr(kmsg_faults, "TOLD_PER_SECOND", 5000)
     # Codes of five digits keep them apart.
     lines = [f"nvidia-nvswitch0: SXid (PCI:0000:06:00.0): {n}, Fatal, Link 01 x" for n in range(10_000, 22_000)]
     probe = opened("".join(line(n, text) for n, text in enumerate(lines)))
@@ -176,3 +179,34 @@ def test_what_waits_for_more_records_when_a_window_ends_keeps_its_number_and_whe
     log.close()
 
     assert [(fault.code, fault.simulated, fault.count) for fault in found] == [("SDES", True, 1), ("SDES", True, 2)]
+
+
+def test_however_many_distinct_faults_come_at_once_their_readers_get_them_in_portions_and_the_rare_one_first(tmp_path):
+    lines = [f"nvidia-nvswitch0: SXid (PCI:0000:06:00.0): {n}, Fatal, Link 01 x" for n in range(10_000, 12_000)]
+    lines.append(NVIDIA.format(bus=2, code=79, pid=1))
+    path = tmp_path / "log"
+    path.write_text("".join(line(n, text) for n, text in enumerate(lines)))
+    log = KernelLog(path, from_boot=True)
+    faults, now_ns, portions = LogFaults("boot"), 5 * WINDOW_NS, []
+    batch = log.read()
+    portions.append(faults.take(batch, 0, now_ns))
+    while faults.hold_ns:
+        now_ns += WINDOW_NS // 10
+        portions.append(faults.flush(now_ns))
+    log.close()
+
+    assert "79" in {fault.code for fault in portions[0]}
+    assert all(len(portion) <= TOLD_AT_ONCE for portion in portions)
+    assert max(map(len, portions[2:])) <= TOLD_PER_SECOND // 10 + HOLD_RECORDS
+    assert len(portions) / 10 >= (len(lines) - TOLD_AT_ONCE - HOLD_RECORDS) / TOLD_PER_SECOND
+    assert {fault.code for portion in portions for fault in portion} == {"79", *map(str, range(10_000, 12_000))}
+
+
+def test_a_flood_of_ever_new_words_of_one_family_does_not_hide_a_fault_of_another(opened, monkeypatch):
+    monkeypatch.setattr(kmsg_faults, "MAX_WAITING", 3000)
+    words = [f"{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}{chr(97 + n // 676 % 26)}" for n in range(8000)]
+    flood = [f"nvidia-nvswitch0: SXid (PCI:0000:06:00.0): 11004, Fatal, {word}" for word in words]
+    flood.append(NVIDIA.format(bus=2, code=79, pid=1))
+    found = faults_of(opened("".join(line(n, text) for n, text in enumerate(flood))), len(flood))
+
+    assert sum(fault.code == "79" for fault in found) == 1
