@@ -32,7 +32,9 @@ from .settings import (
 CONFIG_VARIABLE = "EAGLE_EYE_CONFIG"
 # No setting: what `eagle-eye simulate run` gives its command, for the simulated libraries to read.
 SIMULATION_VARIABLE = "EAGLE_EYE_SIMULATION"
-NO_SETTINGS = (CONFIG_VARIABLE, SIMULATION_VARIABLE)
+# The plugin of an engine that shares the agent's environment has some of its own.
+OF_PLUGIN = ("EAGLE_EYE_DISABLE", "EAGLE_EYE_NATS_CA")
+NO_SETTINGS = (CONFIG_VARIABLE, SIMULATION_VARIABLE, *OF_PLUGIN)
 MAX_PROBLEMS = 20
 REMEDY = "`eagle-eye config` prints every setting with its value and source"
 

@@ -292,3 +292,9 @@ def test_every_option_says_what_it_is_in_a_short_line():
         assert option.help
         assert not option.help.endswith(".")
         assert len(option.help) <= 75, option.name
+
+
+def test_what_the_plugin_of_an_engine_is_told_by_is_no_mistake():
+    settings = merged(environment={"EAGLE_EYE_DISABLE": "1", "EAGLE_EYE_NATS_CA": "/etc/ca.pem"})
+
+    assert settings.node

@@ -8,7 +8,8 @@ from typing import Any
 
 from . import __version__, wire
 
-_GROUP = "EAGLE_EYE_GROUP"
+# Not the prefix of the agent's settings: it refuses those that it does not know.
+_GROUP = "_EAGLE_EYE_ENGINE_GROUP"
 _LONGEST = 256
 _MOST_WORKERS = 64
 
