@@ -53,9 +53,9 @@ class Engines:
         self._missed_before = self._dropped_before = self._limited = 0
         self._full_ns = 0
         self._series: tuple[Series, ...] = ()
+        self._problem = ""
 
     def sample(self, now_ns: int) -> Sample:
-        self._bucket.refill(now_ns)
         full = now_ns - self._full_ns >= _FULL_ROUND_NS
         events = list(self._arrivals(now_ns))
         slots = self._ranks.changed()
@@ -66,17 +66,20 @@ class Engines:
         if self._others or full:
             states += self._other_news(now_ns)
         events += [event for one in ended for event in self._ending(one, now_ns)]
+        steps = [batch for one in ended if (batch := one.rank.take_steps())]
         if full:
             events += self._checks(now_ns)
+            steps += self._ranks.steps()
             self._series = tuple(self._ledger.series(self._parts(now_ns)))
+            self._problem = self._degraded(now_ns)
             self._full_ns = now_ns
         return Sample(
             series=self._series,
-            events=self._bounded(events),
+            events=self._bounded(events, now_ns) if events else (),
             dropped=self._dropped(),
-            degraded=self._degraded(now_ns),
+            degraded=self._problem,
             engines=states,
-            steps=[*(batch for one in ended if (batch := one.rank.take_steps())), *self._ranks.steps()],
+            steps=steps,
         )
 
     def wake_fds(self) -> Sequence[int]:
@@ -174,7 +177,8 @@ class Engines:
         attributes: Any = _without_nothing(about | more)
         return self._events.make(kind, now_ns, entity=entity, severity=severity, **attributes)
 
-    def _bounded(self, events: list[Event]) -> list[Event]:
+    def _bounded(self, events: list[Event], now_ns: int) -> list[Event]:
+        self._bucket.refill(now_ns)
         granted = self._bucket.take(len(events))
         self._limited += len(events) - granted
         return events[:granted]

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from queue import Empty, SimpleQueue
 
 from msgspec import Struct
 
@@ -55,7 +54,7 @@ class Finder:
         self._limit = limit
         self._attribution = Attribution(paths)
         self._namespaces = Namespaces(paths.proc)
-        self._queue: SimpleQueue[Found] = SimpleQueue()
+        self._new: list[Found] = []
         self._lock = threading.Lock()
         self._known: set[Key] = set()
         self._seen: set[Key] = set()
@@ -85,12 +84,13 @@ class Finder:
         began = self.began_ns
         return now_ns - began if began else 0
 
-    def found(self) -> Iterator[Found]:
-        with contextlib.suppress(BlockingIOError):
+    def found(self) -> list[Found]:
+        with self._lock:
+            if not self._new:
+                return []
             os.eventfd_read(self.fd)
-        with contextlib.suppress(Empty):
-            while True:
-                yield self._queue.get_nowait()
+            found, self._new = self._new, []
+            return found
 
     def knows(self, key: Key) -> bool:
         """Whether the file was there when last looked for."""
@@ -193,8 +193,10 @@ class Finder:
             self._open += 1
         pid, worker_pids = self._pids(file.handshake) if isinstance(file, Ring) else (self._holder(key), ())
         owner = self._attribution.of(pid) if pid else NOBODY
-        self._queue.put(Found(file, key, os.dup(folder), pid, worker_pids, owner))
-        os.eventfd_write(self.fd, 1)
+        found = Found(file, key, os.dup(folder), pid, worker_pids, owner)
+        with self._lock:  # the descriptor is readable when there is something, and only then
+            self._new.append(found)
+            os.eventfd_write(self.fd, 1)
 
     def _pids(self, handshake: Handshake) -> tuple[int, tuple[int, ...]]:
         inside = (handshake.pid, *handshake.worker_pids)

@@ -32,15 +32,6 @@ HEADER = dtype_of(wire.HEADER)
 TICK = dtype_of(wire.TICK)
 STEP = dtype_of(wire.STEP)
 REQUEST = dtype_of(wire.REQUEST)
-# Any record of the ring: what all kinds begin and end with.
-RECORD = np.dtype(
-    {
-        "names": ["begin", "kind", "bytes", "end"],
-        "formats": ["<u8", "<u2", f"V{wire.SLOT_BYTES}", "<u8"],
-        "offsets": [0, 8, 0, wire.SLOT_BYTES - 8],
-        "itemsize": wire.SLOT_BYTES,
-    }
-)
 TOP_BYTES = wire.TICK_OFFSET + TICK.itemsize
 
 _KEPT = (

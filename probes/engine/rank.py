@@ -8,7 +8,7 @@ import numpy as np
 
 from ..model import EngineState
 from .finder import Found
-from .layout import Array, RefusedError, StepBatch, compact, joined, unpack_step
+from .layout import STEP, Array, RefusedError, StepBatch, compact, joined, unpack_step
 from .ring import Ring, Top
 from .vllm import wire
 
@@ -16,7 +16,8 @@ Kind = Literal["step", "tick", "idle", "draining", "gone", "unknown"]
 
 # Missing so many of its promised words, an engine is silent.
 SILENT_HEARTBEATS = 3
-_KEPT_BATCHES = 512
+_MOST_RAW = 1024
+_KEPT_BATCHES = 16
 _ROUND_READS = 4
 _MOST_COUNTED = 2**48
 _PHASES = ("prefill", "decode", "mixed")
@@ -61,14 +62,12 @@ class Rank:
         self.handshake = found.file.handshake
         self.heard_ns = now_ns
         self.dropped = 0
-        self.requests = 0
-        self.steps_watched = 0
         self.state_word = wire.STATE_RUNNING
         self.step: Any = None
         self.tick: Any = None
-        self.times = StepTimes()
-        self.fresh: list[Array] = []
-        self._pending: list[Array] = []
+        self._times = StepTimes()
+        self._raw: list[bytes] = []
+        self._batches: list[Array] = []
         self.ring.begin(self.ring.top().head)
 
     @property
@@ -84,28 +83,27 @@ class Rank:
         top = self.ring.top()
         self._take_top(top, now_ns)
         batch = self.ring.records(top.head)
-        self.requests += len(batch.requests)
-        if len(batch.steps):
-            self.step = unpack_step(batch.steps[-1].tobytes())
-            self.steps_watched += len(batch.steps)
+        if batch.steps:
+            self.step = unpack_step(batch.steps[-1])
             self.heard_ns = now_ns
-            self._keep(compact(batch.steps))
+            self._raw += batch.steps
+            if len(self._raw) > _MOST_RAW:
+                self._gather()
         return batch.more
 
     def take_steps(self) -> StepBatch | None:
         """The steps since this was last asked."""
-        if not self.fresh:
+        self._gather()
+        if not self._batches:
             return None
-        records, self.fresh = joined(self.fresh), []
+        records, self._batches = joined(self._batches), []
         found, hello = self.found, self.handshake
         return StepBatch(hello.instance, hello.engine, hello.dp_rank, found.pid, found.worker_pids, records)
 
     def step_times(self) -> StepTimes:
-        """With all steps so far; they are counted here, not for each wake-up."""
-        if self._pending:
-            self.times.add(joined(self._pending))
-            self._pending = []
-        return self.times
+        """With all steps so far."""
+        self._gather()
+        return self._times
 
     def is_silent(self, now_ns: int) -> bool:
         return now_ns - self.heard_ns > SILENT_HEARTBEATS * self.handshake.heartbeat_ns
@@ -138,17 +136,18 @@ class Rank:
             self.tick = top.tick
             self.heard_ns = now_ns
 
-    def _keep(self, steps: Array) -> None:
+    def _gather(self) -> None:
+        """Not for each wake-up: many steps at once cost as much as one."""
+        if not self._raw:
+            return
+        steps, self._raw = compact(np.frombuffer(b"".join(self._raw), STEP)), []
         inside, outside = self.handshake.pid, self.found.pid
         if inside != outside:
             # Of a container's threads only the main one is known outside, where it is called as its process.
             steps["thread_id"] = np.where(steps["thread_id"] == inside, outside, 0)
-        self.fresh.append(steps)
-        self._pending.append(steps)
-        if len(self.fresh) > _KEPT_BATCHES:
-            del self.fresh[0]
-        if len(self._pending) > _KEPT_BATCHES:
-            self.step_times()
+        self._times.add(steps)
+        self._batches.append(steps)
+        del self._batches[:-_KEPT_BATCHES]
 
     def _of_step(self, step: Any) -> dict[str, Any]:
         reasons = {reason: step[f"finished_{reason}_total"] for reason in _REASONS}

@@ -13,9 +13,6 @@ import numpy as np
 from msgspec import Struct
 
 from .layout import (
-    RECORD,
-    REQUEST,
-    STEP,
     TOP_BYTES,
     Array,
     Handshake,
@@ -28,6 +25,8 @@ from .vllm import wire
 
 _RENEW_NS = 1_000_000_000
 _LEASE = struct.Struct("<Q")
+# What all records begin and end with: the guard, the kind, the guard again.
+_GUARDS = struct.Struct(f"<QH{wire.SLOT_BYTES - 18}xQ")
 # What one round reads of one ring, so that a writer in a hurry holds nobody up.
 _ROUND_RECORDS = 1024
 _LONGEST_JUMP = 2**40
@@ -56,10 +55,11 @@ class Top(Struct, frozen=True, eq=False):
 
 
 class Batch(Struct, frozen=True, eq=False):
-    """New records of one look, in order. `missed` were overwritten before they could be read."""
+    """New records of one look: those of steps in order, as bytes, and how many others. `missed` were overwritten
+    before they could be read."""
 
-    steps: Array
-    requests: Array
+    steps: list[bytes]
+    others: int
     missed: int
     more: bool
 
@@ -130,27 +130,39 @@ class Ring:
         missed = max(0, head - wire.SLOTS - self.next)
         self.next += missed
         count = min(head - self.next, _ROUND_RECORDS)
-        found = self._slots(self.next, count)
-        numbers = np.arange(self.next + 1, self.next + 1 + count, dtype=np.uint64)
-        whole = (found["begin"] == numbers) & (found["end"] == numbers)
-        torn = count - int(np.count_nonzero(whole))
+        steps, others = self._whole(count)
+        torn = count - len(steps) - others
         self.next += count
         self.delivered += count - torn
         self.missed += missed + torn
-        return _batch(found[whole], missed + torn, more=head > self.next)
+        return Batch(steps, others, missed + torn, more=head > self.next)
 
     def histograms(self) -> Array:
         """Counts per bucket and, last, the sum in nanoseconds: one row for each of wire.HISTOGRAM_NAMES."""
         raw = self._read(_HISTOGRAM_BYTES, wire.HISTOGRAM_OFFSET)
         return np.frombuffer(raw, "<u8").reshape(len(wire.HISTOGRAM_NAMES), _HISTOGRAM)
 
-    def _slots(self, first: int, count: int) -> Array:
+    def _whole(self, count: int) -> tuple[list[bytes], int]:
+        """Few come at once, and numpy takes longer to begin than to look at each of them."""
+        raw, steps, others = self._slots(self.next, count), [], 0
+        for index in range(count):
+            place = index * wire.SLOT_BYTES
+            begin, kind, end = _GUARDS.unpack_from(raw, place)
+            if not begin == end == self.next + 1 + index:
+                continue
+            if kind == wire.KIND_STEP:
+                steps.append(raw[place : place + wire.SLOT_BYTES])
+            else:
+                others += 1
+        return steps, others
+
+    def _slots(self, first: int, count: int) -> bytes:
         place = first % wire.SLOTS
         before_the_end = min(count, wire.SLOTS - place)
         raw = self._read(before_the_end * wire.SLOT_BYTES, wire.RING_OFFSET + place * wire.SLOT_BYTES)
         if count > before_the_end:
             raw += self._read((count - before_the_end) * wire.SLOT_BYTES, wire.RING_OFFSET)
-        return np.frombuffer(raw, RECORD)
+        return raw
 
     def _greet(self) -> tuple[Handshake, int, int]:
         header = unpack_header(self._read(TOP_BYTES, 0))
@@ -194,9 +206,3 @@ def _refuse(header: dict[str, Any]) -> None:
         raise RefusedError("a ring of unknown size")
     if not 0 < (header["handshake_bytes"] or 0) <= wire.HANDSHAKE_BYTES:
         raise RefusedError("a handshake of unlawful length")
-
-
-def _batch(found: Array, missed: int, *, more: bool) -> Batch:
-    steps = found[found["kind"] == wire.KIND_STEP].view(STEP)
-    requests = found[found["kind"] == wire.KIND_REQUEST].view(REQUEST)
-    return Batch(steps, requests, missed, more)

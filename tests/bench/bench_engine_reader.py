@@ -25,6 +25,7 @@ from harness import finish, table
 from prometheus_client.parser import text_string_to_metric_families
 
 from eagle_eye.probes.engines import SPEC, Engines
+from eagle_eye.probes.model import EngineState
 from eagle_eye.probes.paths import Paths
 from eagle_eye.probes.probe import Context, EventSource
 
@@ -81,8 +82,8 @@ def measure(probe: Engines, engines: int) -> dict[str, float]:
     process, thread = time.process_time(), time.thread_time()
     before = [(rank.ring.next, rank.ring.delivered, rank.ring.missed) for rank in probe._ranks]
 
-    def note(records: np.ndarray, now_ns: int) -> None:
-        late.append((now_ns - int(records["end_ns"][-1])) / 1e6)
+    def note(state: EngineState, now_ns: int) -> None:
+        late.append((now_ns - state.at_ns) / 1e6)
 
     rounds = run(probe, SECONDS, note)
     after = [(rank.ring.next, rank.ring.delivered, rank.ring.missed) for rank in probe._ranks]
@@ -102,7 +103,7 @@ def measure(probe: Engines, engines: int) -> dict[str, float]:
     return found
 
 
-def run(probe: Engines, seconds: float, note: Callable[[np.ndarray, int], None]) -> int:
+def run(probe: Engines, seconds: float, note: Callable[[EngineState, int], None]) -> int:
     """Rounds as the agent makes them: when woken, and with every snapshot."""
     end, rounds = time.monotonic() + seconds, 0
     snapshot = 0.0
@@ -114,8 +115,9 @@ def run(probe: Engines, seconds: float, note: Callable[[np.ndarray, int], None])
         sample = probe.sample(time.monotonic_ns())
         now_ns = time.monotonic_ns()
         rounds += 1
-        for batch in sample.steps:
-            note(batch.records, now_ns)
+        for state in sample.engines:
+            if state.kind == "step":
+                note(state, now_ns)
     return rounds
 
 
