@@ -22,6 +22,7 @@ import msgspec
 from ...native.errors import EagleEyeError, UsageError
 from ...probes.model import Incident, IncidentPart
 from ..incidents import requests, state
+from ..incidents.engine import MERGED
 from ..incidents.incidents import DIRECTORY
 from ..view.lines import timestamp
 from ..view.words import clean, span
@@ -180,7 +181,7 @@ def _table(incidents: Sequence[Incident], asked: set[str]) -> Iterator[str]:
         return
     yield f"{'ID':<11} {'STATE':<8} {'SEVERITY':<8} {'ACTION':<19} {'OPEN FOR':<9} {'TIMES':>6}  CAUSE"
     for one in incidents:
-        state_word = "ending" if one.id in asked else one.state
+        state_word = "merged" if one.cleared_by.startswith(MERGED) else "ending" if one.id in asked else one.state
         times = f"{one.occurrences:>6}"
         yield f"{one.id:<11} {state_word:<8} {one.severity:<8} {one.action:<19} {_age(one):<9} {times}  {_cause(one)}"
 
@@ -193,20 +194,27 @@ def _age(one: Incident) -> str:
 def _cause(one: Incident) -> str:
     name = f" {clean(one.mnemonic)}" if one.mnemonic else ""
     simulated = " (simulated)" if one.simulated else ""
-    return f"{clean(one.family)} {clean(one.code)}{name} on {clean(one.entity)}{simulated}"
+    return f"{clean(one.family)} {clean(one.code)}{name} on {clean(one.entity)}{_address(one)}{simulated}"
+
+
+def _address(one: Incident) -> str:
+    """Where it is, if its name does not say so, and how many others it hit."""
+    others = len({part.entity for part in one.parts} - {one.entity})
+    more = f" and {others} other{'s' if others > 1 else ''}" if others else ""
+    return (f" at {clean(one.device)}" if one.device and one.device not in one.entity else "") + more
 
 
 def _details(one: Incident) -> Iterator[str]:
     yield f"{one.id}  {one.state}, {one.severity}, action: {one.action}"
     rows = {
         "cause": _cause(one),
-        "device": "" if one.device in one.entity else one.device,
+        "asked by": _verdict(one),
         "means": one.meaning,
         "check": one.check,
         "opened": timestamp(one.opened_wall_ns),
         "updated": timestamp(one.updated_wall_ns),
         "raised": one.escalated,
-        "reopened": f"{one.reopened} times" if one.reopened else "",
+        "reopened": _times(one.reopened) if one.reopened else "",
         "cleared": one.cleared_by,
         "note": one.note,
     }
@@ -215,10 +223,19 @@ def _details(one: Incident) -> Iterator[str]:
     yield from (f"    {_part(part)}" for part in sorted(one.parts, key=lambda part: part.first_ns))
 
 
+def _verdict(one: Incident) -> str:
+    """Who has the last word on what to do, where that is not the cause."""
+    told = [part for part in one.parts if part.role == "verdict"]
+    return ", ".join(f"{part.family} {part.code} {part.mnemonic} on {part.entity}" for part in told)
+
+
+def _times(count: int) -> str:
+    return f"{count} times" if count != 1 else "once"
+
+
 def _part(part: IncidentPart) -> str:
     sources = ", ".join(map(clean, part.sources))
-    count = f"{part.count} times" if part.count != 1 else "once"
     return (
         f"{timestamp(part.first_ns)} {part.role:<9} {clean(part.family)} {clean(part.code)} "
-        f"{clean(part.mnemonic)} on {clean(part.entity)}, {count}, by {sources}"
+        f"{clean(part.mnemonic)} on {clean(part.entity)}, {_times(part.count)}, by {sources}"
     )

@@ -258,6 +258,9 @@ class Engine:
         record.state, record.cleared_by, record.cleared_wall_ns = "open", "", 0
         record.reopened += 1
         record.updated_wall_ns = wall_ns
+        verdicts = [part for part in record.parts if part.role == "verdict"]  # on what is over
+        record.parts = [part for part in record.parts if part.role != "verdict"]
+        record.left_out += sum(part.count for part in verdicts)
         self.book.remember(record)
         return Change("reopened", record)
 

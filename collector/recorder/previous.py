@@ -63,10 +63,10 @@ def examine(store: Store, boot_id: str, pstore: Sequence[Path]) -> Previous:
     if reader is not None:
         with suppress(DamagedError):
             last_ns = reader.last_ns()
+            last_wall_ns = last_ns and last_ns + reader.last_wall_offset_ns()
         reader.close()
         found = reader.about.get("boot_id", "")
         end = "clean" if reader.about.get("end") == "clean" else "unclean"
-        last_wall_ns = next((each.written_wall_ns for each in store.segments if each.path == reader.path), 0)
     if found not in ("", boot_id):
         kept = store.spare(found, SPARED_NS)
     saved = tuple(_new_logs(store.folder / "pstore.seen", pstore, found if found != boot_id else ""))
@@ -86,7 +86,7 @@ def tell(previous: Previous, boot_id: str) -> tuple[str, str, dict[str, Any]] | 
     }
     if over and previous.last_wall_ns:
         attributes["last_record_wall_ns"] = previous.last_wall_ns
-        attributes["dark_seconds"] = max(0.0, round((time.time_ns() - previous.last_wall_ns) / 1e9, 3))
+        attributes |= _darkness(previous)
     if words := last_words(previous.saved_logs):
         attributes["last_words"] = words
     crashed = bool(words) or (over and previous.end != "clean")
@@ -96,8 +96,14 @@ def tell(previous: Previous, boot_id: str) -> tuple[str, str, dict[str, Any]] | 
 def _tell_run(previous: Previous) -> tuple[str, str, dict[str, Any]] | None:
     if not previous.boot_id or previous.end == "clean":
         return None
-    dark_seconds = max(0.0, round((time.time_ns() - previous.last_wall_ns) / 1e9, 3))
-    return "recorder.previous_run", "warning", {"end": previous.end, "dark_seconds": dark_seconds}
+    return "recorder.previous_run", "warning", {"end": previous.end, **_darkness(previous)}
+
+
+def _darkness(previous: Previous) -> dict[str, float]:
+    """How long nobody has recorded anything; nothing where that is not known."""
+    if not previous.last_wall_ns:
+        return {}
+    return {"dark_seconds": max(0.0, round((time.time_ns() - previous.last_wall_ns) / 1e9, 3))}
 
 
 def last_words(saved: Sequence[SavedLog]) -> str:

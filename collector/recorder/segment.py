@@ -262,6 +262,17 @@ def size_of(path: Path) -> int:
     return total
 
 
+def written_wall_ns(path: Path) -> int:
+    """When it was written last: what a dead writer left beside a file is younger than the file."""
+    found = path.stat().st_mtime_ns
+    for each in (path.with_name(path.name + suffix) for suffix in SIDE_FILES):
+        try:
+            found = max(found, each.stat().st_mtime_ns)
+        except FileNotFoundError:
+            continue
+    return found
+
+
 def remove(path: Path) -> None:
     """The file and those beside it; no error when they are gone."""
     for each in (path, *(path.with_name(path.name + suffix) for suffix in SIDE_FILES)):

@@ -19,7 +19,7 @@ import structlog
 from msgspec import Struct
 
 from ..state_lock import StateLock
-from .segment import DamagedError, Item, SegmentReader, SegmentWriter, mend, remove, size_of
+from .segment import DamagedError, Item, SegmentReader, SegmentWriter, mend, remove, size_of, written_wall_ns
 
 SUFFIX = ".sqlite"
 SEGMENT_NS = 600 * 10**9
@@ -72,7 +72,7 @@ class Store:
         return sum(each.size_bytes for each in self.segments) + (size_of(self._writer.path) if self._writer else 0)
 
     def _found(self, path: Path) -> Segment:
-        return Segment(path, size_of(path), path.with_suffix(".keep").exists(), path.stat().st_mtime_ns)
+        return Segment(path, size_of(path), path.with_suffix(".keep").exists(), written_wall_ns(path))
 
     # Writing
 

@@ -346,6 +346,19 @@ def test_a_recovery_that_arrives_before_its_occurrence_counts(node):
     assert [change.kind for change in changes] == ["opened", "cleared"]
 
 
+def test_a_verdict_is_about_the_time_before_the_operator_cleared_it(node):
+    node.take(xid(79, 100, severity="fatal", action="reboot_node"))
+    node.take(xid(154, 101, severity="error", action="reset_device"))
+    record = only(node.engine.book.open.values())
+    assert record.action == "reset_device"
+    node.engine.clear(record, "operator: replaced", 200 * SECOND_NS + WALL_OFFSET_NS)
+
+    node.take(xid(79, 300, severity="fatal", action="reboot_node"))
+
+    assert (record.state, record.reopened, record.action) == ("open", 1, "reboot_node")
+    assert record.export("n", "c").occurrences == 3
+
+
 def test_one_off_faults_end_by_silence_and_come_back_as_the_same(node):
     node.take(xid(13, 100, severity="warning", action="restart_application"))
     record = only(node.engine.book.open.values())

@@ -377,6 +377,18 @@ async def test_an_agent_that_died_and_a_node_that_died_are_told_apart(recorder, 
     assert previous.last_ns == 1
 
 
+async def test_the_dark_time_counts_from_the_last_record(recorder, store, tmp_path):
+    crash(store, "first", time.monotonic_ns())
+    folder = tmp_path / "recorder"
+    for path in folder.glob("*.sqlite"):
+        os.utime(path, (1, 1))  # only its log was written since
+
+    events, previous = await previous_of(recorder, "first")
+
+    assert 0 <= events[0].attributes["dark_seconds"] < 60
+    assert abs(previous.last_wall_ns - time.time_ns()) < 60e9
+
+
 async def test_the_end_of_a_boot_that_is_over_outlives_retention_within_its_bound(recorder, store, tmp_path):
     crash(store, "first")
     await previous_of(recorder, "second")
