@@ -294,6 +294,7 @@ def test_a_round_between_two_full_ones_tells_states_at_once_and_leaves_series_an
     for _ in range(20):
         before = watched.sample.series
         put(ring, len(watched.states) + 1)
+        watched.round()
         watched.until(lambda w: w.sample.engines)
         if watched.sample.series is before:
             break
