@@ -65,7 +65,7 @@ def _unhandled(text: str) -> Decoded | None:
         signal=scan.integer(scan.between(rest, "(", ")")), address=scan.hexadecimal_after(rest, " at "),
         syndrome=scan.hexadecimal_after(rest, "esr "), library=scan.after(rest, ", in ").partition("[")[0][:120],
     )  # fmt: skip
-    return Decoded(_NAME, "segfault", "", fields)
+    return Decoded(_NAME, "segfault" if "fault" in str(fields.get("trap")) else "trap", "", fields)
 
 
 def _library(rest: str, instruction_mark: str, where: str) -> dict[str, object]:

@@ -21,6 +21,9 @@ _WORDINGS = {
 }
 
 
+_BAR_INVALID = "This PCI I/O region assigned to your NVIDIA device is invalid"
+
+
 def parse(text: str) -> Decoded | None:
     if text.startswith("nvidia-peermem "):
         return _peermem(text)
@@ -39,7 +42,7 @@ def parse(text: str) -> Decoded | None:
         function, _, message = said.partition(": ")
         fields = {**gpu, "driver_function": function, "message": message[:_MAX_TEXT]}
         return Decoded(NAME, "nvlink_rx_detect_failed", device, fields)
-    return _adapter(said, device, gpu)
+    return _adapter(said, device, gpu) or _bar(said)
 
 
 def _which_gpu(cursor: Cursor) -> tuple[str, dict[str, Any]]:
@@ -82,6 +85,17 @@ def _assertion(said: str, wording: str) -> dict[str, object]:
     )
 
 
+def _bar(said: str) -> Decoded | None:
+    """`This PCI … is invalid:`, and below it `NVRM: BAR1 is 0M @ 0x0 (PCI:0000:b1:00.0)`, mostly in one record."""
+    headed = said.startswith(_BAR_INVALID)
+    bar = scan.after(said, "NVRM: BAR") if headed else said.removeprefix("BAR")
+    device = scan.pci_address(scan.between(bar, "(PCI:", ")"))
+    if not headed and (bar == said or not device):
+        return None
+    fields = scan.known(bar=scan.integer(bar), size_mebibytes=scan.integer_after(bar, " is "))
+    return Decoded(NAME, "bar_invalid" if device else "", device, fields)
+
+
 def _peermem(text: str) -> Decoded | None:
     """`nvidia-peermem FUNCTION:LINE ERROR message`."""
     place, _, message = text.removeprefix("nvidia-peermem ").partition(" ERROR ")
@@ -95,6 +109,6 @@ def _peermem(text: str) -> Decoded | None:
 FAMILY = Family(
     NAME,
     (*_ASSERTIONS, *_WORDINGS, "Rx Detect Link mask", "RxDetLinkMask", "RmInitAdapter failed",
-     "rm_init_adapter failed", "nvidia-peermem "),
+     "rm_init_adapter failed", "nvidia-peermem ", _BAR_INVALID, "M @ 0x"),
     parse,
 )  # fmt: skip
