@@ -152,6 +152,7 @@ class Incidents:
         changes = self._engine.take(fault, new, wall_offset_ns)
         incident = next((change.record.id for change in reversed(changes)), "")
         told = self._faults.tell(fault, entity, incident, wall_offset_ns) if new else None
+        self._figures.folded += new if told is None else 0
         return [*([told] if told else []), *self._tell(changes, now_ns)]
 
     def _tell(self, changes: list[Change], now_ns: int) -> list[Event]:

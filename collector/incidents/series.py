@@ -50,7 +50,13 @@ DURATION = Metric("eagle_eye_incident_open_seconds", "histogram", "How long inci
 SAVE_ERRORS = Metric(
     "eagle_eye_incidents_save_errors_total", "counter", "Times the incidents could not be written to the state folder."
 )
-METRICS = (FAULTS, ACTIVE, OPEN, CHANGES, DROPPED, DURATION, SAVE_ERRORS)
+FOLDED = Metric(
+    "eagle_eye_fault_events_folded_total",
+    "counter",
+    "Faults that made no event of their own, for one alike was told in the last ten minutes or 60 of the same code in "
+    "the last one; their incident counts them.",
+)
+METRICS = (FAULTS, FOLDED, ACTIVE, OPEN, CHANGES, DROPPED, DURATION, SAVE_ERRORS)
 
 _COUNTED = ("opened", "reopened", "escalated", "cleared")
 _REASONS = ("too_many_open", "displaced", "too_many_parts", "failed")
@@ -62,6 +68,7 @@ class Figures:
 
     def __init__(self, engine: Engine, places: Places) -> None:
         self.save_errors = 0
+        self.folded = 0
         self._engine = engine
         self._places = places
         self._faults: Counter[tuple[str, str]] = Counter()
@@ -90,6 +97,7 @@ class Figures:
     def series(self) -> Iterator[Series]:
         for labels, count in self._faults.items():
             yield Series(FAULTS, count, labels)
+        yield Series(FOLDED, self.folded)
         for active, value in self._active().items():
             yield Series(ACTIVE, value, active)
         opened = Counter((one.severity, one.action) for one in self._engine.book.open.values())

@@ -36,7 +36,6 @@ class FaultTeller:
     """Makes an event of a fault that was not told before, or not for ten minutes."""
 
     def __init__(self, source: EventSource) -> None:
-        self.folded = 0
         self._source = source
         self._known: OrderedDict[tuple[Any, ...], int] = OrderedDict()
         self._lately: OrderedDict[tuple[str, str, str], deque[int]] = OrderedDict()
@@ -44,7 +43,6 @@ class FaultTeller:
     def tell(self, fault: Fault, entity: str, incident: str, wall_offset_ns: int) -> Event | None:
         """The event, None for one that is alike; `entity` and `incident` are what became of it."""
         if not self._is_new(fault, entity):
-            self.folded += 1
             return None
         attributes = to_builtins(fault)
         for name in _OF_EVENT:
@@ -66,14 +64,16 @@ class FaultTeller:
 
     def _is_new(self, fault: Fault, entity: str) -> bool:
         alike = (entity, fault.family, fault.code, fault.subcode, fault.cause, fault.pid, fault.phase, _digest(fault))
-        before_ns = self._known.get(alike)
+        told_ns = self._known.get(alike)
+        if told_ns is not None and fault.at_ns - told_ns < TELL_AGAIN_NS:
+            return False
+        if not self._has_room((entity, fault.family, fault.code), fault.at_ns):
+            return False
         self._known[alike] = fault.at_ns
         self._known.move_to_end(alike)
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
-        if before_ns is not None and fault.at_ns - before_ns < TELL_AGAIN_NS:
-            return False
-        return self._has_room((entity, fault.family, fault.code), fault.at_ns)
+        return True
 
     def _has_room(self, key: tuple[str, str, str], at_ns: int) -> bool:
         times = self._lately.setdefault(key, deque(maxlen=MAX_DISTINCT))

@@ -238,6 +238,22 @@ def test_repeats_are_counted_and_told_once_a_second(incidents):
     assert kinds(one.tick()) == []
 
 
+def test_a_fault_that_goes_on_is_told_again_every_ten_minutes_and_the_rest_counted(incidents):
+    one = incidents()
+    now_s = time.monotonic()
+
+    told = [
+        event
+        for minute in range(0, 25, 4)
+        for event in one.take(Sample(faults=[xid(31, now_s + 60 * minute, number=minute + 1)]))
+        if event.kind == "nvidia.xid"
+    ]
+
+    assert [round((event.at_ns / SECOND_NS - now_s) / 60) for event in told] == [0, 12, 24]
+    series = {one.metric.name: one.value for one in one.source().collect()}
+    assert series["eagle_eye_fault_events_folded_total"] == 4
+
+
 def test_the_event_of_an_incident_is_the_incident(incidents):
     one = incidents()
 
