@@ -66,11 +66,11 @@ def settings_table() -> str:
 
 
 def routing_table() -> str:
-    with (ROOT / "collector/routing/fields.csv").open(newline="") as file:
+    with (ROOT / "tests/docs_routing_fields.csv").open(newline="") as file:
         said = {row["field"]: row for row in csv.DictReader(file)}
     kinds = schema_of("RoutingMessage")["$defs"]["RoutingMessage"]["properties"]
     if said.keys() != kinds.keys():
-        raise SystemExit(f"collector/routing/fields.csv lacks or has too much: {sorted(said.keys() ^ kinds.keys())}")
+        raise SystemExit(f"tests/docs_routing_fields.csv lacks or has too much: {sorted(said.keys() ^ kinds.keys())}")
     rows = [
         f"| `{name}` | {json_type(kinds[name])} | {row['unit'] or '-'} | {row['meaning']} |"
         for name, row in said.items()
