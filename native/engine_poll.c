@@ -23,6 +23,8 @@
 /* Of a ring whose steps are no further apart than so many looks, every other look is left out. */
 #define QUICK_LOOKS 16
 #define AT_WORK_NS 500000000u
+/* A tick may wait so long for the end of its step: with the time between two ticks, no word grows older than 60 ms. */
+#define TICK_WAITS_NS 30000000u
 
 struct look {
 	uint64_t head;
@@ -157,6 +159,13 @@ static bool is_time(const struct slot *s, uint64_t now)
 	return now - s->woken_ns >= s->floor_ns && now - s->moved_ns >= step + step / 4;
 }
 
+/* The end of a step tells all that a tick shortly before it would. */
+static bool waits_for_step(const struct slot *s, const struct look *seen, uint64_t now)
+{
+	return seen->head == s->told.head && now - s->moved_ns < s->interval_ns + s->interval_ns / 8 &&
+	       now - s->woken_ns < TICK_WAITS_NS;
+}
+
 /* Whether the reader must hear of this ring now. */
 static bool is_due(struct engine_poll *p, struct slot *s, uint64_t now)
 {
@@ -167,7 +176,7 @@ static bool is_due(struct engine_poll *p, struct slot *s, uint64_t now)
 	s->last = seen;
 	if (s->changed || is_same(&seen, &s->told))
 		return false;
-	if (!is_urgent(&seen, &s->told) && !is_time(s, now))
+	if (!is_urgent(&seen, &s->told) && (!is_time(s, now) || waits_for_step(s, &seen, now)))
 		return false;
 	if (seen.head != s->told.head)
 		s->stepped_ns = now;

@@ -74,6 +74,23 @@ def test_steps_wait_for_the_floor_and_urgent_ones_do_not(poll, ring):
     assert woken(poll) == [slot]
 
 
+def test_a_tick_waits_a_little_for_the_end_of_its_step(poll, ring):
+    file, reader = ring()
+    slot = poll.add(reader, 1)
+    for head in range(1, 6):
+        time.sleep(0.2)
+        before = time.monotonic()
+        write(file, HEAD, head)
+        assert woken(poll) == [slot]
+    write(file, wire.TICK_OFFSET, 2)
+
+    assert woken(poll) == [slot]
+    assert time.monotonic() - before >= 0.03
+    write(file, wire.TICK_OFFSET, 4)
+    write(file, URGENT, 1)
+    assert woken(poll) == [slot]
+
+
 def test_a_writer_that_dies_wakes_its_reader(poll, ring):
     file, reader = ring()
     slot = poll.add(reader, 60 * SECOND_NS)
