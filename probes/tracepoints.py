@@ -1,6 +1,6 @@
 """Faults that the kernel and its drivers tell by tracepoint: also those that are kept out of the kernel log.
 
-Each is put in the words that the log would have for it and read by the same grammar, so that one fault told in
+Most are put in the words that the log would have for them and read by the same grammar, so that one fault told in
 both ways has one code.
 """
 
@@ -12,11 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from ..native.errors import BpfAttachError
 from .decode.family import Decoded
 from .decode.grammar import decode_lines
+from .decode.pcie_report import described
+from .decode.scan import integer, known
 from .faults import make_fault
 from .kernel import PROGRAM_NEEDS, text
+from .kmsg import nvidia_version
 from .model import Fault
 from .options import Option
 from .probe import Context, Metric, Sample, Series, Spec
@@ -43,7 +48,7 @@ TRACEPOINTS = {
 }
 # A driver may be loaded at any time.
 _TRY_AGAIN_NS = 30_000_000_000
-_AER_SEVERITIES = ("Uncorrected (Non-Fatal)", "Uncorrected (Fatal)", "Corrected")  # enum of include/linux/aer.h
+_AER_SEVERITIES = ("nonfatal", "fatal", "corrected", "fatal")  # include/linux/aer.h; the last is for containment
 _MC_TYPES = ("CE", "UE", "UE", "UE")  # enum hw_event_mc_err_type; a deferred and a fatal one are no less uncorrected
 # blk_errors of block/blk-core.c, by blk_status_t.
 _BLOCK_ERRORS = {
@@ -58,6 +63,8 @@ class TracepointProbe:
         from ..native.bpf import Object, Ring, possible_cpus, record_dtype
 
         self._events = context.events
+        self._paths = context.paths
+        self._driver = ""
         self._hung_after = context.paths.proc / "sys/kernel/hung_task_timeout_secs"
         self._object = Object.named("tracepoints")
         self._object.resize("stats", possible_cpus())
@@ -85,6 +92,7 @@ class TracepointProbe:
         self._object.close()
 
     def _attach(self) -> None:
+        self._driver = nvidia_version(self._paths)
         for name, program in TRACEPOINTS.items():
             if name not in self._attached:
                 with suppress(BpfAttachError):
@@ -95,9 +103,11 @@ class TracepointProbe:
         at_ns = int(record["at_ns"])
         decoded = read(record, self._hung_after)
         event_id = f"{self._events.boot_id}:tracepoints:{at_ns}"
-        fault = make_fault(decoded, at_ns=at_ns, source="tracepoint", event_id=event_id) if decoded else None
-        self._unread += fault is None
-        return fault
+        if decoded is None:
+            self._unread += 1
+            return None
+        driver = self._driver if decoded.family.startswith("nvidia.") else ""
+        return make_fault(decoded, at_ns=at_ns, source="tracepoint", driver=driver, event_id=event_id)
 
     def _series(self) -> Iterator[Series]:
         hits = self._stats["hits"].sum(axis=0).tolist()
@@ -113,9 +123,10 @@ class TracepointProbe:
 def read(record: Any, hung_after: Path) -> Decoded | None:
     """What a record of `struct fault_point` says; None when the grammar does not know it."""
     numbers = [int(number) for number in record["numbers"]]
-    write = _WORDS[record["kind"]]
-    words = write(numbers, text(record["device"]), text(record["text"]), hung_after)
-    return next((found.decoded for found in decode_lines(words.splitlines())), None)
+    said = _READERS[record["kind"]](numbers, text(record["device"]), text(record["text"]), hung_after)
+    if not isinstance(said, str):
+        return said
+    return next((found.decoded for found in decode_lines(said.splitlines())), None)
 
 
 Numbers = list[int]
@@ -126,15 +137,15 @@ def _xid(numbers: Numbers, device: str, message: str, _: Path) -> str:
 
 
 def _sxid(numbers: Numbers, device: str, message: str, _: Path) -> str:
-    return f"nvidia-nvswitch0: SXid (PCI:{device}): {numbers[0]}, {message}"
+    return f"SXid (PCI:{device}): {numbers[0]}, {message}"
 
 
-def _aer(numbers: Numbers, device: str, _message: str, _: Path) -> str:
+def _aer(numbers: Numbers, device: str, _message: str, _: Path) -> Decoded:
+    """Layer and agent, which the log has, are not told."""
     status, severity = numbers[:2]
-    how = _AER_SEVERITIES[severity] if severity < len(_AER_SEVERITIES) else "Uncorrected (Non-Fatal)"
-    return (
-        f"pcieport {device}: PCIe Bus Error: severity={how}, type=Transaction Layer, (Receiver ID)\n"
-        f"pcieport {device}:   device [0000:0000] error status/mask={status:08x}/00000000"
+    told = _AER_SEVERITIES[severity] if severity < len(_AER_SEVERITIES) else "nonfatal"
+    return structs.replace(
+        described(Decoded("pcie.aer", "", device, {"severity": told, "status": status})), incomplete=False
     )
 
 
@@ -150,8 +161,11 @@ def _machine_check(numbers: Numbers, _device: str, _message: str, _: Path) -> st
     return f"mce: [Hardware Error]: CPU {cpu}: Machine Check: {global_status} Bank {bank}: {status:016x}"
 
 
-def _hang(numbers: Numbers, _device: str, task: str, hung_after: Path) -> str:
-    return f"INFO: task {task}:{numbers[0]} blocked for more than {hung_after.read_text().strip()} seconds."
+def _hang(numbers: Numbers, _device: str, task: str, hung_after: Path) -> Decoded:
+    seconds = None
+    with suppress(OSError, ValueError):
+        seconds = integer(hung_after.read_text())
+    return Decoded("sched.hang", "hung_task", "", known(process=task, pid=numbers[0], blocked_seconds=seconds))
 
 
 def _block(numbers: Numbers, device: str, _message: str, _: Path) -> str:
@@ -162,7 +176,7 @@ def _block(numbers: Numbers, device: str, _message: str, _: Path) -> str:
 
 
 # By the enum of bpf/tracepoints.h.
-_WORDS = (_xid, _sxid, _aer, _memory, _machine_check, _hang, _block)
+_READERS = (_xid, _sxid, _aer, _memory, _machine_check, _hang, _block)
 
 
 SPEC = Spec(

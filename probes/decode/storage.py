@@ -11,10 +11,13 @@ from .shape import by_shapes, first_of, triggers_of
 _NAME = "storage"
 _BLOCK_CODES = {
     "critical medium": "block_medium_error", "timeout": "block_timeout", "critical space allocation": "block_no_space",
-    "critical nexus": "block_reservation_conflict", "protection": "block_protection_error",
+    "critical nexus": "block_reservation_conflict", "reservation conflict": "block_reservation_conflict",
+    "protection": "block_protection_error", "device offline": "block_offline",
 }  # fmt: skip
 _BLOCK_KINDS = frozenset({*_BLOCK_CODES, "I/O", "critical target", "recoverable transport", "operation not supported",
-                          "zone resource", "device resource", "invalid argument", "bad block"})  # fmt: skip
+                          "zone resource", "kernel resource", "device resource", "nonblocking retry",
+                          "dm internal retry", "open zones exceeded", "active zones exceeded",
+                          "duration limit exceeded", "invalid", "invalid argument", "bad block"})  # fmt: skip
 _SENSE_CODES = {"Medium Error": "scsi_medium_error", "Hardware Error": "scsi_hardware_error",
                 "Aborted Command": "scsi_error", "Not Ready": "scsi_not_ready",
                 "Data Protect": "scsi_error"}  # fmt: skip

@@ -49,12 +49,25 @@ def hung_after(tmp_path):
         (point("block_rq_error", 10, 4096, 8, 0, device="loop0"), "storage", "block_io_error", ""),
         (point("block_rq_error", 7, 4096, 8, 0, device="sda"), "storage", "block_medium_error", ""),
         (point("block_rq_error", 2, 4096, 8, 1, device="nvme0n1"), "storage", "block_timeout", ""),
+        (point("block_rq_error", 6, 4096, 8, 1, device="sda"), "storage", "block_reservation_conflict", ""),
+        (point("block_rq_error", 9, 4096, 8, 1, device="sda"), "storage", "block_io_error", ""),
     ],
 )  # fmt: skip
 def test_each_kind_has_the_code_that_the_log_would_give_it(record, family, code, device, hung_after):
     decoded = read(record, hung_after)
 
     assert (decoded.family, decoded.code, decoded.device) == (family, code, device)
+
+
+def test_what_a_tracepoint_does_not_tell_is_left_out(hung_after):
+    aer = read(point("aer_event", 0x20, 1, device="0000:00:02.0"), hung_after)
+    assert aer.fields == {"severity": "fatal", "status": 0x20, "bits": ["SDES"]}
+
+    sxid = read(point("nvswitch_dev_sxid", 20034, device="0000:06:00.0", text="Fatal, Link 48 x"), hung_after)
+    assert "nvswitch" not in sxid.fields
+
+    hung_after.unlink()
+    assert read(point("sched_process_hang", 7, text="x"), hung_after).fields == {"process": "x", "pid": 7}
 
 
 def test_numbers_that_no_kernel_gives_are_no_exception(hung_after):
