@@ -9,7 +9,9 @@ from msgspec import Struct
 from ..recorder.previous import SavedLog
 from .bundle import Trigger
 
-COMMAND = (sys.executable, "-P", "-m", "eagle_eye.collector.forensics.writer")
+NICE = 10
+# Nice from its first moment: the agent tells of the same fault while it starts.
+COMMAND = (sys.executable, "-P", "-c", f"import os; os.nice({NICE}); from {__package__} import writer; writer.main()")
 
 
 class Order(Struct, frozen=True):

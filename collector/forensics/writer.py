@@ -1,6 +1,6 @@
 """Freezes one bundle. Runs in a process of its own: what hangs in /proc or on the disk hangs only there.
 
-Started as a module with an `Order` in JSON on standard input, it prints a `Result` in JSON. SIGTERM ends the wait
+Started by `COMMAND` with an `Order` in JSON on standard input, it prints a `Result` in JSON. SIGTERM ends the wait
 for the end of the window, not the writing.
 """
 
@@ -29,7 +29,6 @@ from .versions import hashes, versions
 
 # The recorder writes once a second, and a disk takes its time.
 FLUSHED_AFTER_S = 2.5
-NICE = 10
 
 
 def write(order: Order, wait: Callable[[float], object]) -> Result:
@@ -101,7 +100,6 @@ def main() -> None:
     hurry = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: hurry.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(NICE)
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     try:
         answer = msgspec.json.encode(write(order, hurry.wait))
@@ -110,7 +108,3 @@ def main() -> None:
     sys.stdout.buffer.write(answer + b"\n")
     sys.stdout.buffer.flush()
     os._exit(0)  # a thread that hangs in /proc is not waited for
-
-
-if __name__ == "__main__":
-    main()

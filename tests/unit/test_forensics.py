@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import subprocess
 import tarfile
 import threading
 import time
@@ -22,7 +23,7 @@ from eagle_eye.collector.forensics import archive, shelf
 from eagle_eye.collector.forensics import processes as processes_module
 from eagle_eye.collector.forensics.bundle import Bundle, Trigger, load_folder
 from eagle_eye.collector.forensics.copying import Copy
-from eagle_eye.collector.forensics.order import Order
+from eagle_eye.collector.forensics.order import COMMAND, NICE, Order
 from eagle_eye.collector.forensics.perfetto import trace
 from eagle_eye.collector.forensics.processes import device_holders, facts_of
 from eagle_eye.collector.forensics.replay import replay
@@ -158,6 +159,16 @@ def test_a_recording_in_messagepack_gives_the_same_lines(tmp_path):
     data = json.loads(line)["data"]
     assert data["attributes"] == {"task": "sh", "pid": 1, "filename": "/bin/x --token ***"}
     assert msgspec.convert(data, Event).id == told.id
+
+
+def test_the_process_that_writes_is_nice():
+    with subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        ends = time.monotonic() + 20
+        while os.getpriority(os.PRIO_PROCESS, process.pid) < NICE:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        process.communicate(b"no order")
+    assert process.returncode == 1
 
 
 def test_what_is_missing_is_said(bundle, tmp_path):
