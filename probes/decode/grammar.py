@@ -20,6 +20,9 @@ __all__ = ["HOLD_NS", "Decoder", "Found", "decode", "decode_lines", "sift"]
 
 _MAX_LIMITED = 256
 _NOTICE_MASK = 1 << 63
+_BYTES_MASK = 1 << 62
+# So the journal prints a message that is not plain text: its triggers are found once it is read.
+_MESSAGE_OF_BYTES = b'"MESSAGE":['
 _Parsed = tuple[Family, Decoded]
 
 
@@ -35,16 +38,17 @@ def decode_lines(lines: Iterable[str]) -> Iterator[Found]:
     for number, line in enumerate(lines, 1):
         mask = sift().text(line.encode("utf-8", "replace"))
         if mask:
-            yield from decoder.take(tokenize(line, number), mask)
+            yield from decoder.take(tokenize(line, number), None if mask & _BYTES_MASK else mask)
     yield from decoder.flush()
 
 
 @cache
 def sift() -> Sift:
     """Finds the texts that any family wants to see; bit n of a mask is `FAMILIES[n]`."""
-    if len(FAMILIES) > 63:
-        raise ValueError("a mask has room for 63 families")
+    if len(FAMILIES) > 62:
+        raise ValueError("a mask has room for 62 families")
     masks: dict[bytes, int] = dict.fromkeys(map(str.encode, NOTICE_TRIGGERS), _NOTICE_MASK)
+    masks[_MESSAGE_OF_BYTES] = _BYTES_MASK
     for number, family in enumerate(FAMILIES):
         for trigger in map(str.encode, family.triggers):
             masks[trigger] = masks.get(trigger, 0) | 1 << number
@@ -76,7 +80,7 @@ class Decoder:
         given: list[Found] = []
         for mask, line, start, length in hits:
             text = data[start : start + min(length, MAX_LINE_BYTES)].decode("utf-8", "replace")
-            given += self.take(tokenize(text.rstrip("\r"), line), mask, now_ns)
+            given += self.take(tokenize(text.rstrip("\r"), line), None if mask & _BYTES_MASK else mask, now_ns)
         return given + self._waiting.leave(self._next_line - 1, now_ns)
 
     def take(self, record: Record, mask: int | None = None, now_ns: int = 0) -> list[Found]:
@@ -147,7 +151,7 @@ def _parse_any(text: str) -> _Parsed | None:
 
 def _parse(text: str, mask: int) -> _Parsed | None:
     """The first family of `mask` that knows `text`."""
-    mask &= _NOTICE_MASK - 1
+    mask &= _BYTES_MASK - 1
     while mask:
         family = FAMILIES[(mask & -mask).bit_length() - 1]
         decoded = family.parse(text)

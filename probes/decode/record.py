@@ -7,9 +7,10 @@ formats and JSON, pstore's `<4>[  1.23] text`, and bare text.
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from ...native.kmsg import LEVELS
 from ...native.kmsg import decoded as plain
@@ -55,7 +56,7 @@ class Record(Struct, frozen=True, gc=False):
 
 
 class _JournalEntry(Struct):
-    message: str = field(name="MESSAGE")
+    message: str | list[Annotated[int, Meta(ge=0, le=255)]] = field(name="MESSAGE")
     priority: str = field(name="PRIORITY", default="")
     program: str = field(name="SYSLOG_IDENTIFIER", default="")
     transport: str = field(name="_TRANSPORT", default="")
@@ -96,7 +97,8 @@ def _journal(line: str, number: int) -> Record | None:
     level = int(entry.priority) if entry.priority in set("01234567") else -1
     program = "" if entry.transport == "kernel" or entry.program in _KERNEL else entry.program
     stamp = entry.realtime if entry.realtime.isdecimal() and len(entry.realtime) < 20 else ""
-    return Record(_clean(entry.message), number, max(micros * 1000, -1), stamp, level, program)
+    message = entry.message if isinstance(entry.message, str) else bytes(entry.message).decode("utf-8", "replace")
+    return Record(_clean(message), number, max(micros * 1000, -1), stamp, level, program)
 
 
 def _from_text_log(line: str, number: int, level: int, at: int) -> Record:

@@ -70,7 +70,7 @@ FORMS = [
         3,
     ),
     Form('{"MESSAGE":"NVRM: x: y","SYSLOG_IDENTIFIER":"agent","PRIORITY":""}', program="agent"),
-    Form('{"MESSAGE":[78,86]}', text='{"MESSAGE":[78,86]}'),
+    Form('{"MESSAGE":[78,86]}', text="NV"),
     Form('{"MESSAGE":"cut', text='{"MESSAGE":"cut'),
     Form("[ascend] [ERROR] x", text="[ascend] [ERROR] x"),
     Form("[2025-04-16-03:08:13.704312] [ascend] x", stamp="2025-04-16-03:08:13.704312", text="[ascend] x"),
@@ -300,3 +300,16 @@ def test_an_endless_line_is_held_in_bounds():
         assert lines.add(b"x" * 100_000) == b""
 
     assert lines.add(b"y\nz\n") == b"x" * MAX_LINE_BYTES + b"\nz\n"
+
+
+def test_the_journals_message_of_bytes_is_read_as_the_text_that_it_is():
+    said = list(b"NVRM: Xid (PCI:0000:3b:00): 31, pid=7, name=p\x1by, Ch 00000008\xff")
+    line = '{"_TRANSPORT":"kernel","MESSAGE":' + str(said).replace(" ", "") + ',"PRIORITY":"3"}\n'
+
+    for found in (Decoder().take_lines(line.encode()), list(decode_lines([line]))):
+        (one,) = found
+        assert (one.decoded.code, one.decoded.device, one.record.level) == ("31", "0000:3b:00.0", 3)
+
+
+def test_a_message_of_numbers_that_are_no_bytes_is_not_read():
+    assert Decoder().take_lines(b'{"MESSAGE":[300,-1,"x"]}\n{"MESSAGE":[78,86\n') == []
