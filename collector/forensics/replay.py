@@ -47,13 +47,17 @@ class Difference(Struct, frozen=True):
 
 
 class _Told(Struct):
-    """What a bundle holds, sorted out. `incidents` by their ids, each as it was told last."""
+    """What a bundle holds, sorted out. `incidents` by their ids, each as it was told last.
+
+    `older` are those of the incidents that began before the bundle does: what made them need not be in it.
+    """
 
     records: list[Record]
     faults: list[tuple[Fault, int]]
     incidents: dict[str, tuple[Key, dict[str, str]]]
     devices: list[Device]
     topology: list[DeviceLink]
+    older: set[str]
 
 
 def replay(bundle: Bundle) -> list[Difference]:
@@ -68,15 +72,16 @@ def replay(bundle: Bundle) -> list[Difference]:
     then = _verdicts((fault for fault, _ in told.faults if not fault.sources or KERNEL in fault.sources), places)
     return [
         *_compare("fault", then, _verdicts(today, places)),
-        *_compare("incident", dict(told.incidents.values()), incidents),
+        *_compare("incident", _incidents_then(told, incidents), incidents),
     ]
 
 
 def _sort_out(bundle: Bundle) -> _Told:
-    told = _Told([], [], {}, [], [])
+    told = _Told([], [], {}, [], [], set())
+    start_wall_ns = bundle.manifest.start_ns + bundle.manifest.wall_offset_ns
     for line in bundle.lines():
         if line.kind == "event":
-            _take_event(msgspec.convert(line.data, Event), told)
+            _take_event(msgspec.convert(line.data, Event), told, start_wall_ns)
         elif line.kind == "kmsg":
             told.records += [_record(one, len(told.records)) for one in line.data]
         elif line.kind == "pstore":
@@ -87,19 +92,24 @@ def _sort_out(bundle: Bundle) -> _Told:
     return told
 
 
-def _take_event(event: Event, told: _Told) -> None:
+def _incidents_then(told: _Told, today: Verdicts) -> Verdicts:
+    found = told.incidents.items()
+    return {key: verdict for name, (key, verdict) in found if name not in told.older or key in today}
+
+
+def _take_event(event: Event, told: _Told, start_wall_ns: int) -> None:
     attributes = event.attributes
     if event.kind == "kmsg.record":
         told.records.append(_record(attributes, len(told.records)))
     elif event.kind.startswith("incident."):
-        _take_incident(attributes, told)
+        _take_incident(attributes, told, start_wall_ns)
     elif attributes.get("family") == event.kind and "code" in attributes:
         fault = _fault(event)
         if fault is not None:
             told.faults.append((fault, event.wall_offset_ns))
 
 
-def _take_incident(attributes: Mapping[str, Any], told: _Told) -> None:
+def _take_incident(attributes: Mapping[str, Any], told: _Told, start_wall_ns: int) -> None:
     """What named an incident at first is no incident of its own, nor is one that went into another."""
     words = {
         name: str(attributes.get(name, "")) for name in ("id", "entity", "family", "code", *COMPARED, "cleared_by")
@@ -109,6 +119,9 @@ def _take_incident(attributes: Mapping[str, Any], told: _Told) -> None:
     else:
         key = (words["entity"], words["family"], words["code"])
         told.incidents[words["id"]] = (key, {name: words[name] for name in COMPARED})
+        opened_wall_ns = attributes.get("opened_wall_ns")
+        if isinstance(opened_wall_ns, int) and opened_wall_ns < start_wall_ns:
+            told.older.add(words["id"])
 
 
 def _record(attributes: Mapping[str, Any], number: int) -> Record:
@@ -139,8 +152,7 @@ def _fault(event: Event) -> Fault | None:
 def _decoded_again(told: _Told) -> Iterator[Fault]:
     decoder = Decoder()
     uuids = {device.pci_bdf: device.uuid for device in told.devices if not device.parent_uuid}
-    drivers = [device.driver for device in told.devices if device.vendor == "nvidia" and device.driver]
-    driver = drivers[0].split()[0] if drivers else ""
+    driver = _driver(told)
     for found in _found(decoder, told.records):
         said = found.decoded.fields
         if found.decoded.family == "nvidia.identity":
@@ -158,6 +170,13 @@ def _decoded_again(told: _Told) -> Iterator[Fault]:
         )
         if fault is not None:
             yield fault
+
+
+def _driver(told: _Told) -> str:
+    """The version under which the agent read the faults, so that only the rules make a difference."""
+    drivers = [fault.driver for fault, _ in told.faults if fault.family.startswith("nvidia.")]
+    drivers = drivers or [device.driver for device in told.devices if device.vendor == "nvidia"]
+    return next(iter(drivers[0].split()), "") if drivers else ""
 
 
 def _found(decoder: Decoder, records: Iterable[Record]) -> Iterator[Found]:

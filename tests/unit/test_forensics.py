@@ -486,6 +486,24 @@ def test_an_incident_is_compared_as_it_was_told_last(bundle):
     assert [(one.entity, one.code, one.same) for one in found] == [(GPU, "79", True)]
 
 
+def test_an_incident_from_before_the_window_is_no_difference(bundle):
+    old = {"id": "a", "entity": "pci:other", "family": "nvidia.xid", "code": "48", "opened_wall_ns": 1}
+    told = event("incident.cleared", NOW, 20, entity="pci:other")
+
+    assert replay(bundle([msgspec.structs.replace(told, attributes=old)])) == []
+
+
+def test_faults_are_decoded_again_under_the_driver_of_then(bundle):
+    text = f"NVRM: Xid (PCI:{BDF}): 149, NETIR_LINK_EVT  Fatal   XC0 i0 Link 08 (0x000026c2 0x0 0x0 0x0 0x0 0x0)"
+    then = make_fault(
+        decode(text), at_ns=NOW, source="kmsg", driver="535.104", event_id="boot:kmsg:7", uuids={BDF: GPU}
+    )
+    kernel = event("kmsg.record", NOW - 1, 7, "error", text=text, level="err", log_time_ns=NOW, sequence=7)
+    (fault,) = [one for one in replay(bundle([kernel, fault_event(then)])) if one.what == "fault"]
+
+    assert fault.same
+
+
 def test_a_report_says_on_which_device_what_was_told(bundle):
     xids = (("149", "cause", GPU, 1), ("45", "victim", "GPU-other", 3))
     parts = tuple(
