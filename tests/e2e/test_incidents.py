@@ -188,6 +188,7 @@ async def test_the_log_and_the_library_tell_one_fault_and_a_reset_that_is_seen_e
     assert (incident["occurrences"], incident["parts"][0]["sources"]) == (1, ["kmsg", "nvml"])
     assert incident["entity"].startswith("GPU-")
     assert incident["device"] == "0000:61:00.0"
+    await until(lambda: "incident.opened" in output.read_text() and " nvidia.xid fatal: " in output.read_text(), 30)
     assert output.read_text().count("incident.opened") == 1
     assert output.read_text().count(" nvidia.xid fatal: ") == 1
 
