@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...probes.model import Incident, Severity, Snapshot
+from ..incidents.incidents import MAX_SNAPSHOT_INCIDENTS
 from .words import clean
 
 
@@ -11,7 +12,9 @@ def open_incidents(snapshot: Snapshot) -> str:
     if not snapshot.incidents:
         return ""
     shown = [_told(snapshot, one) for one in snapshot.incidents[:2]]
-    return "  ".join([f"{len(snapshot.incidents)} open", *shown])
+    told = len(snapshot.incidents)
+    more = " or more" if told >= MAX_SNAPSHOT_INCIDENTS else ""
+    return "  ".join([f"{told}{more} open", *shown])
 
 
 def worst_severity(snapshot: Snapshot) -> Severity:

@@ -77,3 +77,9 @@ def test_sentences_of_incidents_and_faults():
     assert sentence(event("incident.cleared", told)).endswith("is over: operator (ann): replaced")
     assert sentence(event("pcie.aer", fault)) == "SDES Surprise Down at 0000:00:02.0 (2 times)"
     assert "family=" in sentence(event("another", fault)), "a kind that is no family is no fault"
+
+
+def test_a_snapshot_that_is_full_may_not_hold_all_of_them():
+    told = snapshot(*(incident(str(at)) for at in range(64)))
+
+    assert open_incidents(told).startswith("64 or more open  ")
