@@ -68,7 +68,9 @@ class Rank:
         self._times = StepTimes()
         self._raw: list[bytes] = []
         self._batches: list[Array] = []
-        self.ring.begin(self.ring.top().head)
+        top = self.ring.top()
+        self._take_top(top, now_ns)
+        self.ring.begin(top.head)
 
     @property
     def key(self) -> str:
@@ -132,7 +134,7 @@ class Rank:
     def _take_top(self, top: Top, now_ns: int) -> None:
         self.dropped = min(top.header["dropped"] or 0, _MOST_COUNTED)
         self.state_word = top.header["state"]
-        if top.tick is not None and (self.tick is None or top.tick["begin"] != self.tick["begin"]):
+        if top.tick is not None:
             self.tick = top.tick
             self.heard_ns = now_ns
 

@@ -89,8 +89,10 @@ class Ranks:
         for slot in slots:
             rank = self._ranks[slot]
             rank.ring.ask(now_ns)
-            died = rank.ring.is_abandoned()
             broken = is_readable(rank, now_ns)
+            died = rank.heard_ns != now_ns and rank.ring.is_abandoned()
+            if died:
+                broken = broken or is_readable(rank, now_ns)  # with its last words
             if broken or died or rank.state_word == wire.STATE_GONE:
                 ended.append(self._end(slot, now_ns, died=died and rank.state_word != wire.STATE_GONE, broken=broken))
         return ended

@@ -24,7 +24,7 @@ from .layout import (
 from .vllm import wire
 
 _RENEW_NS = 1_000_000_000
-_LEASE = struct.Struct("<Q")
+_LEASE = _GUARD = struct.Struct("<Q")
 # What all records begin and end with: the guard, the kind, the guard again.
 _GUARDS = struct.Struct(f"<QH{wire.SLOT_BYTES - 18}xQ")
 # What one round reads of one ring, so that a writer in a hurry holds nobody up.
@@ -44,7 +44,7 @@ class Identity(Struct, frozen=True):
 
 
 class Top(Struct, frozen=True, eq=False):
-    """Header and tick of one look, by the names of `wire`; `tick` is None while none is whole."""
+    """Header and tick of one look, by the names of `wire`; `tick` is None unless there is a new one, and whole."""
 
     header: dict[str, Any]
     tick: dict[str, Any] | None
@@ -78,6 +78,7 @@ class Ring:
         self.missed = 0
         self.torn = 0
         self._lease_ns = 0
+        self._tick_begin = 0
         self.fd, self.can_ask = _opened(name, folder)
         try:
             self.identity = _identity(self.fd)
@@ -111,11 +112,14 @@ class Ring:
     def top(self) -> Top:
         """Raises RefusedError when the file was shortened or is another than it was."""
         raw = self._read(TOP_BYTES, 0)
-        header, tick = unpack_header(raw), unpack_tick(raw, wire.TICK_OFFSET)
+        header = unpack_header(raw)
         if header["magic"] != wire.MAGIC or header["created_ns"] != self.created_ns:
             raise RefusedError("the file has become another")
-        whole = tick["begin"] == tick["end"] and tick["begin"] and not tick["begin"] % 2
-        return Top(header, tick if whole else None)
+        (begin,), (end,) = _GUARD.unpack_from(raw, wire.TICK_OFFSET), _GUARD.unpack_from(raw, TOP_BYTES - _GUARD.size)
+        if begin == self._tick_begin or begin != end or begin % 2:
+            return Top(header, None)
+        self._tick_begin = begin
+        return Top(header, unpack_tick(raw, wire.TICK_OFFSET))
 
     def begin(self, head: int) -> None:
         """Goes on behind all but the newest record, which tells the state of an engine that was there before us."""

@@ -77,17 +77,23 @@ async def test_an_engine_is_seen_everywhere_until_it_is_killed(agent):
     )
     assert (routed[-1]["instance"], routed[-1]["source"]) == (instance, "plugin")
 
-    page = await asyncio.to_thread(lambda: urllib.request.urlopen(urls["metrics"], timeout=5).read())
-    checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False)
-    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
-    for name in (
+    names = (
         "requests_running",
         "kv_usage_ratio",
         "steps_total",
         "step_seconds_bucket",
         "time_to_first_token_seconds_sum",
-    ):
-        assert f"eagle_eye_engine_{name}{{".encode() in page, name
+    )
+
+    async def page():
+        return await asyncio.to_thread(lambda: urllib.request.urlopen(urls["metrics"], timeout=5).read())
+
+    end = time.monotonic() + 30
+    while missing := [name for name in names if f"eagle_eye_engine_{name}{{".encode() not in await page()]:
+        assert time.monotonic() < end, missing
+        await asyncio.sleep(0.1)
+    checked = subprocess.run(["promtool", "check", "metrics"], input=await page(), capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
 
     os.kill(pid, signal.SIGKILL)
     gone = await until(
