@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import zstandard
+from msgspec import Struct
 
 from ..recorder.previous import SavedLog
 from ..recorder.reading import Reading, Record
@@ -27,13 +28,14 @@ _encoder = msgspec.json.Encoder()
 
 
 class Copy:
-    """Of what one window held: `counts` by kind, and in `incomplete`, in sentences, what is missing."""
+    """Of what one window held: `counts` by kind, whether devices were `simulated`, in `incomplete` what is missing."""
 
     def __init__(
         self, recorder: Path, boot_id: str, start_ns: int, end_ns: int, saved_logs: Sequence[SavedLog] = ()
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.incomplete: list[str] = []
+        self.simulated = False
         self._reading = Reading(recorder, boot_id)
         self._window = start_ns, end_ns
         self._saved_logs = saved_logs
@@ -54,22 +56,21 @@ class Copy:
 
     def _others(self) -> list[Timed]:
         end_ns = self._window[1]
-        found = [(end_ns, _encode("pstore", end_ns, redacted(msgspec.to_builtins(one)))) for one in self._saved_logs]
-        self.counts["pstore"] += len(found)
+        saved = [(end_ns, _encode("pstore", end_ns, redacted(msgspec.to_builtins(one)))) for one in self._saved_logs]
+        found: deque[tuple[int, bytes, str]] = deque()
         size_bytes = left_out = 0
         for record in self._reading.records(*self._window):
             if record.kind == "snapshot":
                 continue
-            line = _line(record)
-            size_bytes += len(line)
-            if size_bytes > OTHER_BYTES:
+            found.append((record.at_ns, _line(record), record.kind))
+            size_bytes += len(found[-1][1])
+            while size_bytes > OTHER_BYTES:  # the oldest go: they are farthest from the trigger
+                size_bytes -= len(found.popleft()[1])
                 left_out += 1
-                continue
-            self.counts[record.kind] += 1
-            found.append((record.at_ns, line))
         if left_out:
-            self.incomplete.append(f"{left_out} records did not fit")
-        return sorted(found, key=itemgetter(0))
+            self.incomplete.append(f"the first {left_out} records did not fit")
+        self.counts.update([*(kind for _, _, kind in found), *("pstore" for _ in saved)])
+        return sorted((*saved, *((at_ns, line) for at_ns, line, _ in found)), key=itemgetter(0))
 
     def _stride(self) -> int:
         size_bytes = sum(len(one.payload) for one in self._reading.records(*self._window, kinds={"snapshot"}))
@@ -81,8 +82,29 @@ class Copy:
     def _snapshots(self, stride: int) -> Iterator[Timed]:
         for number, record in enumerate(self._reading.records(*self._window, kinds={"snapshot"})):
             if number % stride == 0:
+                line = _line(record)
                 self.counts["snapshot"] += 1
-                yield record.at_ns, _line(record)
+                self.simulated = self.simulated or _is_simulated(line)
+                yield record.at_ns, line
+
+
+class _Device(Struct):
+    simulated: bool = False
+
+
+class _Data(Struct):
+    devices: list[_Device] = []
+
+
+class _Snapshot(Struct):
+    data: _Data
+
+
+def _is_simulated(line: bytes) -> bool:
+    try:
+        return any(device.simulated for device in msgspec.json.decode(line, type=_Snapshot).data.devices)
+    except msgspec.DecodeError:
+        return False
 
 
 def _line(record: Record) -> bytes:

@@ -78,7 +78,7 @@ def _manifest(order: Order, copy: Copy, end_ns: int, paths: Paths) -> Manifest:
         hashes=hashes(),
         counts=dict(+copy.counts),
         incomplete=tuple(copy.incomplete),
-        simulated=order.simulated,
+        simulated=order.simulated or copy.simulated,
     )
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from eagle_eye.__main__ import main
 from eagle_eye.collector.commands import forensics as command
-from eagle_eye.collector.forensics import archive, shelf
+from eagle_eye.collector.forensics import archive, copying, shelf
 from eagle_eye.collector.forensics import processes as processes_module
 from eagle_eye.collector.forensics.bundle import Bundle, Trigger, load_folder
 from eagle_eye.collector.forensics.copying import Copy
@@ -159,6 +159,35 @@ def test_a_recording_in_messagepack_gives_the_same_lines(tmp_path):
     data = json.loads(line)["data"]
     assert data["attributes"] == {"task": "sh", "pid": 1, "filename": "/bin/x --token ***"}
     assert msgspec.convert(data, Event).id == told.id
+
+
+def test_what_is_farthest_from_the_trigger_goes_first(bundle, monkeypatch):
+    told = [event("kmsg.record", NOW + at * 100_000_000, at + 50, "error", text="x" * 500) for at in range(-40, 40)]
+    monkeypatch.setattr(copying, "OTHER_BYTES", 40_000)
+    frozen = bundle(told)
+    kept = [line.at_ns for line in frozen.lines() if line.kind == "event"]
+
+    assert kept == [one.at_ns for one in told][-len(kept) :]
+    assert NOW in kept
+    assert f"the first {80 - len(kept)} records did not fit" in str(frozen.manifest.incomplete)
+    assert frozen.manifest.counts["event"] == len(kept)
+
+
+def test_a_bundle_of_a_boot_that_is_over_says_that_its_devices_were_simulated(recording, bundle, tmp_path):
+    assert not bundle().manifest.simulated
+    store = Store(
+        tmp_path / "recorder", limit_bytes=2**26, keep_ns=10**15, about={"boot_id": "boot", "encoding": "json"}
+    )
+    devices = [{"vendor": "nvidia", "index": 0, "uuid": GPU, "simulated": True}]
+    store.write({"snapshot": [(NOW, msgspec.json.encode(snapshot(1, NOW) | {"devices": devices}))]})
+    store.close()
+
+    order = Order(
+        id="20260101T000000Z-simulated", home=str(tmp_path / "forensics"), recorder=str(tmp_path / "recorder"),
+        trigger=Trigger("t", "recorder.previous_boot"), node="n", cluster="c", boot_id="boot", at_ns=NOW,
+        wall_offset_ns=OFFSET, before_ns=SECOND, after_ns=SECOND, live=False,
+    )  # fmt: skip
+    assert load_folder(Path(write(order, lambda _: None).folder)).manifest.simulated
 
 
 def test_the_process_that_writes_is_nice():
