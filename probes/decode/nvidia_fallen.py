@@ -78,9 +78,10 @@ def _pci_id(text: str) -> dict[str, str]:
 
 
 def _refused(text: str) -> Decoded | None:
-    """Other functions of the card lose their power with it."""
+    """Other functions of the card lose their power with it; that the GPU itself is inaccessible `pcie.aer` tells."""
     driver, device, said = scan.device_message(text)
-    if driver.startswith("nvidia") and said.startswith(_POWER):
+    of_card = driver.startswith("nvidia-") or (driver == "nvidia" and "inaccessible" not in said)
+    if of_card and said.startswith(_POWER):
         return Decoded(NAME, "power_state_refused", device, {"driver_name": driver, "message": said[:200]})
     return None
 
