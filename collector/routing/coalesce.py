@@ -98,7 +98,12 @@ def is_edge(before: EngineState, now: EngineState) -> bool:
 
 def silent(state: EngineState) -> EngineState:
     """What is left of `state` when its source says nothing more: who it is, and no load."""
-    return msgspec.structs.replace(state, kind="unknown", **dict.fromkeys(_LOAD))
+    return without_load(msgspec.structs.replace(state, kind="unknown"))
+
+
+def without_load(state: EngineState) -> EngineState:
+    """Who is silent or gone may have had a load; what it is now is not known."""
+    return msgspec.structs.replace(state, **dict.fromkeys(_LOAD))
 
 
 def _queue(state: EngineState) -> int:

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from ...probes.model import EngineState, Finding, Incident, RoutingMessage, Snapshot
 from ..lossy_queue import PENDING_BYTES
 from .books import Books
-from .coalesce import Line, Pace, silent
+from .coalesce import Line, Pace, silent, without_load
 from .health import Judge, Verdict
 from .last_values import LastValues
 from .names import SUBJECT, engine_key
@@ -146,6 +146,8 @@ class Feed:
 
     def _take(self, state: EngineState) -> None:
         self.books.produced += 1
+        if state.kind in _OVER:
+            state = without_load(state)
         engine = self._engines.get(state.instance) or self._open(state)
         if engine is None:
             self.books.dropped["too_many_engines"] += 1

@@ -229,6 +229,16 @@ def test_a_probe_that_hangs_makes_its_engines_unknown_and_not_idle(make, clock):
     check_books(feed)
 
 
+@pytest.mark.parametrize("kind", ["unknown", "gone"])
+def test_who_is_silent_or_gone_has_no_load(make, clock, kind):
+    feed = make()
+    feed.take([state(clock, kind=kind, model="m", step=7, running=10, waiting=3, kv_usage_ratio=0.5, max_running=9)])
+    (message,) = due(feed, clock)
+
+    assert (message.running, message.waiting, message.kv_usage_ratio) == (None, None, None), "which are not zero"
+    assert (message.kind, message.model, message.step, message.max_running) == (kind, "m", 7, 9)
+
+
 def test_a_clock_set_back_changes_no_order_and_no_age(make, clock):
     feed = make()
     messages = []
