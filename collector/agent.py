@@ -97,13 +97,13 @@ class Agent:
         async with AsyncExitStack() as stack:
             await self.publisher.start()
             stack.push_async_callback(self.publisher.stop, PUBLISHER_STOP_S)
-            stack.push_async_callback(self.routing.stop, ROUTING_STOP_S)
             self.black_box.start()
             stack.push_async_callback(self.black_box.stop, BLACK_BOX_STOP_S)
             await self.web.start()
             stack.push_async_callback(self.web.close)
             stack.push_async_callback(cancelled, asyncio.create_task(self.incidents.run(self._take_events)))
             schedule = self._make_schedule()
+            stack.push_async_callback(self.routing.stop, ROUTING_STOP_S)  # at once: routers hear that nobody looks now
             stack.push_async_callback(self._stop_probes)
             await self._until(stop, self._work(schedule))
             if self._schedule is not None:
