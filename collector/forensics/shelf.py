@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from .bundle import bundle_folders
+from .redact import redacted_text
 
 MAX_REQUESTS = 16
 MAX_REQUEST_BYTES = 4096
@@ -37,7 +38,7 @@ class Request(Struct, frozen=True):
 
 def new_id(home: Path, reason: str, wall_ns: int) -> str:
     """A name that says when and why, and that no bundle has."""
-    slug = _DULL.sub("-", reason.lower()).strip("-.")[:40].strip("-.") or "by-hand"
+    slug = _DULL.sub("-", redacted_text(reason).lower()).strip("-.")[:40].strip("-.") or "by-hand"
     stem = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(wall_ns / 1e9))}-{slug}"
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 1000))
     return next(name for name in names if not (home / name).exists() and not (home / f".{name}.tmp").exists())

@@ -646,6 +646,10 @@ def test_the_oldest_bundles_make_room(tmp_path):
     assert sorted(path.name[:8] for path in tmp_path.iterdir()) == [f"2026010{number}" for number in range(6, 10)]
 
 
+def test_a_name_tells_no_secret(tmp_path):
+    assert shelf.new_id(tmp_path, f"slow token={SECRET}", 0) == "19700101T000000Z-slow-token"
+
+
 def test_requests_are_taken_once_and_garbage_is_thrown_away(tmp_path):
     done = shelf.ask(tmp_path, shelf.Request("why", (3,)))
     (tmp_path / "requests" / f"{'a' * 32}.json").write_bytes(b"{garbage")
