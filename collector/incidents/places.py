@@ -16,6 +16,9 @@ from ...probes.model import Device, DeviceLink, Fault
 HOST = "host"
 LINKS = frozenset({"nvlink", "hccs"})
 MAX_PATHS = 1024
+# What of the host a family is about, by the field that names it: another file server is another device.
+PARTS = {"storage": ("server", "array", "controller", "disk", "port", "service", "path"), "nic": ("interface",)}
+MAX_NAME = 64
 
 _ADDRESS = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{1,2}):([0-9a-fA-F]{1,2})(?:\.([0-7]))?")
 
@@ -76,7 +79,7 @@ class Places:
             return Place(uuid, canonical(fault.device or self._devices[uuid].pci_bdf))
         address = canonical(fault.device or fault.entity.removeprefix("pci:"))
         if not address:
-            return Place(self._uuids.get(fault.entity, fault.entity or HOST))
+            return Place(self._uuids.get(fault.entity, _part(fault) or fault.entity or HOST))
         is_named = fault.entity not in ("", HOST) and not fault.entity.startswith("pci:")
         return Place(self._uuids.get(address[:-2]) or (fault.entity if is_named else f"pci:{address}"), address)
 
@@ -128,6 +131,22 @@ class Places:
         except OSError:
             return None
         return tuple(part for part in target.split("/")[:-1] if _ADDRESS.fullmatch(part) and "." in part)
+
+
+def is_part(entity: str) -> bool:
+    """Whether it is a part of the host that has no address, such as `disk:sda`."""
+    return entity.partition(":")[0] in _PART_NAMES
+
+
+_PART_NAMES = frozenset(name for names in PARTS.values() for name in names)
+
+
+def _part(fault: Fault) -> str:
+    """`server:10.0.0.9`; "" for a fault of the host as such."""
+    if fault.entity not in ("", HOST):
+        return ""
+    names = PARTS.get(fault.family.partition(".")[0], ())
+    return next((f"{name}:{fault.fields[name]}"[:MAX_NAME] for name in names if fault.fields.get(name)), "")
 
 
 @lru_cache(maxsize=1024)

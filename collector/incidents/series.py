@@ -11,7 +11,7 @@ import numpy as np
 from ...probes.model import Fault
 from ...probes.probe import Histogram, Metric, Series
 from .engine import Change, Engine
-from .places import Places
+from .places import HOST, Places, is_part
 from .record import ACTIONS, SEVERITIES, Record
 
 MAX_CODES = 500
@@ -30,7 +30,7 @@ ACTIVE = Metric(
     "eagle_eye_fault_active",
     "gauge",
     "1 while an open incident holds the fault, 0 for 15 minutes after it was cleared; gpu, uuid and model are empty "
-    "for what is no accelerator, device is the PCI address.",
+    "for what is no accelerator, device is the PCI address or, without one, what names it: disk:sda.",
     ("gpu", "uuid", "model", "device", "family", "code"),
 )
 OPEN = Metric("eagle_eye_incidents_open", "gauge", "Open incidents by severity and action.", ("severity", "action"))
@@ -126,6 +126,7 @@ class Figures:
         for part in record.parts:
             device = self._places.device(part.place.entity)
             gpu, model = ("", "") if device is None else (str(device.index), device.model)
-            is_uuid = part.place.entity != "host" and not part.place.entity.startswith("pci:")
-            uuid = part.place.entity if is_uuid else ""
-            yield (gpu, uuid, model, part.place.address, part.family, part.code)
+            entity = part.place.entity
+            is_uuid = entity != HOST and not entity.startswith("pci:") and not is_part(entity)
+            where = entity if is_part(entity) else part.place.address
+            yield (gpu, entity if is_uuid else "", model, where, part.family, part.code)

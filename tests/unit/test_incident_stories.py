@@ -13,7 +13,7 @@ from story import STORIES, another, faults_of, read_story, replay, shape, told
 NAMES = sorted(path.stem for path in STORIES.glob("*.yaml"))
 # What ends something must come after it, and what waits for minutes is not told within a second. A switch that is told
 # between a GPU's own fault and what that tore down takes the victim first.
-LONG = ("driver_is_content", "disk", "nfs", "nic_link", "own_cause")
+LONG = ("driver_is_content", "disk", "nfs", "nic_link", "own_cause", "two_servers")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -254,6 +254,20 @@ def test_a_fault_that_goes_on_is_told_again_every_ten_minutes_and_the_rest_count
     assert series["eagle_eye_fault_events_folded_total"] == 4
 
 
+def test_disks_are_told_apart_and_are_no_accelerators(incidents):
+    one = incidents()
+    disks = [
+        xid("block_io_error", time.monotonic(), address="", entity="host", family="storage", fields={"disk": name})
+        for name in ("sda", "nvme0n1")
+    ]
+
+    events = one.take(Sample(faults=disks))
+
+    assert [event.entity for event in events if event.kind == "storage"] == ["disk:sda", "disk:nvme0n1"]
+    active = [series.labels for series in one.source().collect() if series.metric.name == "eagle_eye_fault_active"]
+    assert active == [("", "", "", f"disk:{name}", "storage", "block_io_error") for name in ("sda", "nvme0n1")]
+
+
 def test_the_event_of_an_incident_is_the_incident(incidents):
     one = incidents()
 
