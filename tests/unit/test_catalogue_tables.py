@@ -238,3 +238,13 @@ def test_escalations_name_codes_that_exist(kind):
         assert int(row["times"]) >= 1
         assert int(row["window_s"]) > 0
         assert row["action"] in ACTIONS
+
+
+def test_who_shall_be_asked_for_support_is_not_told_to_wait_and_see():
+    waiting = [
+        row["code"]
+        for row in rows("xid")
+        if row["bucket"] == "CONTACT_SUPPORT" and row["severity"] in ("error", "fatal") and row["action"] == "watch"
+    ]
+
+    assert waiting == []

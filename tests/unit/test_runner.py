@@ -289,7 +289,7 @@ async def test_samples_do_not_pile_up_while_the_event_loop_is_busy(make):
     runner = make(lambda context: Fake(lambda: rounds.append(1) or good(), (read,)), wake_gap_ns=0)
     await runner.start()
     before = len(rounds)
-    time.sleep(0.3)  # noqa: ASYNC251 - that is the point
+    time.sleep(0.3)
 
     assert len(rounds) - before <= 5
     before = len(rounds)
