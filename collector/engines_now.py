@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..probes.model import EngineState
+from .routing.coalesce import without_load
 
 MOST = 256
 GONE_STAYS_NS = 60_000_000_000
@@ -18,8 +19,9 @@ class EnginesNow:
 
     def take(self, states: Iterable[EngineState], now_ns: int) -> None:
         for state in states:
+            told = without_load(state) if state.kind in ("unknown", "gone") else state
             self._states.pop(state.instance, None)
-            self._states[state.instance] = (now_ns, state)
+            self._states[state.instance] = (now_ns, told)
         while len(self._states) > MOST:
             gone = next((name for name, (_, state) in self._states.items() if state.kind == "gone"), None)
             del self._states[gone or next(iter(self._states))]

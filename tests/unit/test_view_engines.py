@@ -65,6 +65,14 @@ def test_the_snapshot_has_the_latest_of_each_and_the_gone_for_a_while():
     assert [state.instance for state in now.now(3 + GONE_STAYS_NS)] == ["b"]
 
 
+def test_the_snapshot_tells_no_load_of_who_is_silent():
+    now = EnginesNow()
+    now.take([replace(BUSY, kind="unknown")], 1)
+    (state,) = now.now(2)
+
+    assert (state.running, state.waiting, state.kv_usage_ratio, state.model) == (None, None, None, BUSY.model)
+
+
 def test_there_are_never_too_many():
     now = EnginesNow()
     now.take([replace(BUSY, instance="gone", kind="gone")], 0)
