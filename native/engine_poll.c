@@ -23,8 +23,8 @@
 /* Of a ring whose steps are no further apart than so many looks, every other look is left out. */
 #define QUICK_LOOKS 16
 #define AT_WORK_NS 500000000u
-/* A tick may wait so long for the end of its step: with the time between two ticks, no word grows older than 60 ms. */
-#define TICK_WAITS_NS 30000000u
+/* Since the end of the step before, which was at most a floor old when it was told: no word grows older than 60 ms. */
+#define TICK_WAITS_NS 35000000u
 
 struct look {
 	uint64_t head;
@@ -159,11 +159,12 @@ static bool is_time(const struct slot *s, uint64_t now)
 	return now - s->woken_ns >= s->floor_ns && now - s->moved_ns >= step + step / 4;
 }
 
-/* The end of a step tells all that a tick shortly before it would. */
+/* The end of a step tells all that its first tick would have told shortly before. */
 static bool waits_for_step(const struct slot *s, const struct look *seen, uint64_t now)
 {
-	return seen->head == s->told.head && now - s->moved_ns < s->interval_ns + s->interval_ns / 8 &&
-	       now - s->woken_ns < TICK_WAITS_NS;
+	bool first = seen->head == s->told.head && s->woken_ns == s->stepped_ns;
+
+	return first && now - s->moved_ns < s->interval_ns + s->interval_ns / 8 && now - s->woken_ns < TICK_WAITS_NS;
 }
 
 /* Whether the reader must hear of this ring now. */
