@@ -18,6 +18,7 @@ import msgspec
 from ...native.errors import UsageError
 from ...probes.catalogue.lookup import FAMILIES, Entry, codes, look_up
 from ...probes.catalogue.nvidia import recovery_actions
+from ...probes.catalogue.scale import in_words
 from ...probes.decode.family import Decoded
 from ..view.words import clean
 
@@ -96,7 +97,7 @@ def _lines(family: str, code: str, entry: Entry) -> Iterator[str]:
     yield f"{family} {clean(code)}  {entry.mnemonic}".rstrip()
     told = {
         "severity": entry.severity,
-        "action": f"{entry.action.replace('_', ' ')}{f' (its maker: {entry.bucket})' if entry.bucket else ''}",
+        "action": f"{in_words(entry.action)}{f' (its maker: {entry.bucket})' if entry.bucket else ''}",
         "meaning": entry.meaning,
         "cause": entry.cause,
         "check": entry.check,
@@ -109,7 +110,7 @@ def _lines(family: str, code: str, entry: Entry) -> Iterator[str]:
             yield from _wrapped(f"  {name:<{_INDENT - 2}}", clean(text))
     if (family, code) == ("nvidia.xid", "154"):
         for number, action in recovery_actions():
-            said = f"{action.mnemonic}: {action.meaning} Action: {action.action.replace('_', ' ')}."
+            said = f"{action.mnemonic}: {action.meaning} Action: {in_words(action.action)}."
             yield from _wrapped(f"  to {number:<{_INDENT - 5}}", said)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from ...native.errors import UsageError
+from ...probes.catalogue.scale import in_words
 from ...probes.decode.grammar import Decoder, Found
 from ...probes.decode.record import tokenize
 from ...probes.faults import make_fault
@@ -160,6 +161,6 @@ def _text(found: Found, fault: Fault | None) -> str:
         return ""
     times = f" ({fault.count} times)" if fault.count > 1 else ""
     name = f"{fault.family} {fault.code} {fault.mnemonic}".rstrip()
-    ends = "over" if fault.phase == "recovery" else f"{fault.severity}, {fault.action.replace('_', ' ')}"
+    ends = "over" if fault.phase == "recovery" else f"{fault.severity}, {in_words(fault.action)}"
     words = " ".join(fault.meaning.split())
     return f"{found.record.stamp or found.lines[0]}  {fault.device or 'host'}  {name}{times}  {ends}: {words}"

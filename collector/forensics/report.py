@@ -10,6 +10,7 @@ from typing import get_args
 
 import msgspec
 
+from ...probes.catalogue.scale import in_words
 from ...probes.model import Event, Incident, IncidentPart, Severity
 from ..view.sentences import sentence
 from ..view.words import clean, size
@@ -79,7 +80,7 @@ def _report(bundle: Bundle, entries: Sequence[Entry]) -> Iterator[str]:
     yield "\n## Cause"
     yield from _cause(incident)
     yield "\n## Action"
-    action = incident.action.replace("_", " ") if incident else "unknown"
+    action = in_words(incident.action) if incident else "unknown"
     yield f"\n{action}. {_plain(incident.check) if incident else ''}".rstrip()
     yield "\n## Evidence"
     yield from _evidence(bundle, entries)

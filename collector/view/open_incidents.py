@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...probes.catalogue.scale import in_words
 from ...probes.model import Incident, Severity, Snapshot
 from ..incidents.incidents import MAX_SNAPSHOT_INCIDENTS
 from .words import clean
@@ -22,7 +23,7 @@ def worst_severity(snapshot: Snapshot) -> Severity:
 
 
 def _told(snapshot: Snapshot, one: Incident) -> str:
-    asks = one.action.replace("_", " ") if one.action != "none" else "no action"
+    asks = in_words(one.action)
     simulated = " (simulated)" if one.simulated else ""
     return f"{asks}: {clean(one.family)} {clean(one.code)} on {_where(snapshot, one)}{simulated}"
 

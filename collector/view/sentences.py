@@ -6,6 +6,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ...probes.catalogue.scale import in_words
 from ...probes.model import Event
 from .words import clean, percent, seconds, size
 
@@ -52,7 +53,7 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     "time": seconds,
     "share": percent,
     "size": size,
-    "asked": lambda text: str(text).replace("_", " "),
+    "asked": lambda text: in_words(str(text)),
 }
 _OPTIONAL = {
     "named": " {}",

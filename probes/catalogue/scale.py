@@ -11,6 +11,14 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 ACTIONS: tuple[Action, ...] = get_args(Action)
 
 
+_WORDS = {"none": "no action", "replace": "replace or contact support"}
+
+
+def in_words(action: str) -> str:
+    """An action as a person reads it."""
+    return _WORDS.get(action, action.replace("_", " "))
+
+
 def worst_severity(severities: Iterable[str]) -> Severity:
     """Of those on the scale; `info` when there is none."""
     return SEVERITIES[max((SEVERITIES.index(one) for one in severities if one in SEVERITIES), default=0)]
