@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import structs
 
 from ..native.errors import BpfAttachError
+from .decode import hang
 from .decode.family import Decoded
 from .decode.grammar import decode_lines
 from .decode.pcie_report import described
@@ -165,7 +166,7 @@ def _hang(numbers: Numbers, _device: str, task: str, hung_after: Path) -> Decode
     seconds = None
     with suppress(OSError, ValueError):
         seconds = integer(hung_after.read_text())
-    return Decoded("sched.hang", "hung_task", "", known(process=task, pid=numbers[0], blocked_seconds=seconds))
+    return Decoded(hang.FAMILY.name, "hung_task", "", known(process=task, pid=numbers[0], blocked_seconds=seconds))
 
 
 def _block(numbers: Numbers, device: str, _message: str, _: Path) -> str:
