@@ -99,8 +99,7 @@ class Record(Struct, kw_only=True):
 
     @property
     def severity(self) -> Severity:
-        told = [part.severity for part in self.parts if part.role != "precursor"]
-        return worst([*told, self.raised_severity])
+        return worst([*(part.severity for part in self.parts), self.raised_severity])
 
     @property
     def action(self) -> Action:

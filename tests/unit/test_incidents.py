@@ -563,3 +563,12 @@ def test_whatever_is_told_is_taken_told_and_kept(tmp_path, faults):
     assert one._engine.dropped["failed"] == 0
     assert all(msgspec.json.encode(event) for event in events)
     assert sum(kind == "incident.opened" for kind in kinds(events)) >= bool(one.open())
+
+
+def test_a_milder_effect_takes_nothing_of_the_severity_that_was_told_before(node):
+    node.take(xid("SDES", 100.0, family="pcie.aer", severity="fatal"))
+    node.take(xid("79", 100.1, severity="error"))
+
+    incident = only(node.engine.book.open.values())
+    assert {part.role for part in incident.parts} == {"cause", "precursor"}
+    assert incident.severity == "fatal"
