@@ -156,16 +156,27 @@ class Runner:
         poll.register(self._bell, select.POLLIN)
         while self._told - self._heard > MOST_UNHEARD and not poll.poll(UNHEARD_POLL_MS):
             pass
-        if fds and not (self.spec.wake_gap_ns and poll.poll(self.spec.wake_gap_ns / 1e6)):
-            for fd in fds:
-                poll.register(fd, select.POLLIN)
+        ended_ns = time.monotonic_ns()
+        for fd in fds:
+            poll.register(fd, select.POLLIN)
         found = dict(poll.poll())
+        if self._bell not in found:
+            found |= self._rest(ended_ns)
         if self._bell in found:
             os.eventfd_read(self._bell)
             return self._requests.get()
         if any(events & select.POLLNVAL for events in found.values()):
             return self._wait(())
         return time.monotonic_ns()
+
+    def _rest(self, ended_ns: int) -> dict[int, int]:
+        """Until the gap since the last round has gone by, or a round is asked for: then the bell."""
+        rest_ms = (ended_ns + self.spec.wake_gap_ns - time.monotonic_ns()) / 1e6
+        if rest_ms <= 0:
+            return {}
+        bell = select.poll()
+        bell.register(self._bell, select.POLLIN)
+        return dict(bell.poll(rest_ms))
 
     def _build(self) -> Probe:
         probe = self.spec.build(self._context)

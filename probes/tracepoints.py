@@ -186,6 +186,7 @@ SPEC = Spec(
     build=TracepointProbe,
     metrics=(HITS, ATTACHED),
     needs=PROGRAM_NEEDS,
+    period_ns=10_000_000_000,
     options=(
         Option(
             "faults_per_second", "integer", 200, "bound on the faults of each tracepoint", minimum=1, maximum=10_000

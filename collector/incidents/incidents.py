@@ -23,7 +23,7 @@ from .series import METRICS, Figures
 from .telling import FaultTeller, IncidentTeller
 
 DIRECTORY = "incidents"
-TICK_S = 0.25
+TICK_S = 1.0
 ENGINE_TICK_NS = 1_000_000_000
 SAVE_GAP_NS = 1_000_000_000
 URGENT_SAVE_GAP_NS = 50_000_000

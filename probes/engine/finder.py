@@ -24,7 +24,7 @@ from .sglang import NAME_PREFIX as SGLANG_PREFIX
 from .sglang import LoadFile
 from .vllm import wire
 
-PERIOD_S = 1.0
+PERIOD_S = 2.0
 # Of these rounds: new containers are looked for, all processes are looked at again.
 _NAMESPACES_EVERY = 2
 _AFRESH_EVERY = 30
