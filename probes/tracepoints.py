@@ -192,5 +192,5 @@ SPEC = Spec(
             "faults_per_second", "integer", 200, "bound on the faults of each tracepoint", minimum=1, maximum=10_000
         ),
     ),
-    cost="nothing until there is a fault, then 0.1 ms for each",
+    cost="nothing until there is a fault",
 )

@@ -158,7 +158,7 @@ def _sum(rates: Mapping[str, float], levels: Sequence[str]) -> float:
 
 def _probes(health: Sequence[Health], room: int) -> list[Text]:
     """A head and a row per probe; those that are not well come first when there is no room for all."""
-    head = Text(f"{'probe':<10} {'state':<12}{'ms':>7}{'events':>10}{'dropped':>9}  ", "bold")
+    head = Text(f"{'probe':<11} {'state':<12}{'ms':>7}{'events':>9}{'dropped':>9}  ", "bold")
     listed = [one for one in health if one.state != "off"]
     if len(listed) < room:
         return [head, *map(_probe, listed)]
@@ -170,10 +170,10 @@ def _probes(health: Sequence[Health], room: int) -> list[Text]:
 
 
 def _probe(one: Health) -> Text:
-    row = Text(f"{clean(one.probe):<10} ")
+    row = Text(f"{clean(one.probe):<11} ")
     row.append(f"{one.state:<12}", _STATE_STYLES[one.state])
     dropped = sum(one.dropped.values())
-    row.append(f"{one.duration_ns / 1e6:>7.2f}{count(one.events):>10}")
+    row.append(f"{one.duration_ns / 1e6:>7.2f}{count(one.events):>9}")
     row.append(f"{count(dropped):>9}  ", "red" if dropped else "")
     return row.append(clean(one.reason), "dim")
 

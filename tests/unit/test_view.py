@@ -11,7 +11,7 @@ from rich.console import Console
 
 from eagle_eye.collector.view import figures
 from eagle_eye.collector.view.lines import PlainLines
-from eagle_eye.collector.view.screen import chosen, screen, sparkline
+from eagle_eye.collector.view.screen import _probes, chosen, screen, sparkline
 from eagle_eye.collector.view.sentences import SENTENCES, sentence
 from eagle_eye.collector.view.state import MAX_EVENTS_PER_KIND, MAX_KINDS, Cost, View
 from eagle_eye.collector.view.window import Window, parse_key
@@ -151,7 +151,7 @@ def test_every_probe_says_its_state_and_why(view):
     lines = shown(added(view, snapshot(1, health=health), ()))
 
     assert row(lines, "sched").split() == ["sched", "ok", "0.31", "12", "0"]
-    assert row(lines, "tasks      unavail").endswith("needs CAP_BPF")
+    assert row(lines, "tasks       unavail").endswith("needs CAP_BPF")
     assert row(lines, "kmsg").split()[-1] == "3"
     assert not [line for line in lines if line.startswith("quiet")]
 
@@ -381,3 +381,9 @@ def test_sparkline_is_logarithmic_and_blank_where_nothing_is_known():
 )
 def test_words(words, text):
     assert words == text
+
+
+def test_the_name_of_every_probe_fits_its_column():
+    rows = _probes([Health(probe=spec.name, state="ok", reason="x") for spec in PROBES], 99)
+
+    assert {row.plain.index("ok") for row in rows[1:]} == {rows[0].plain.index("state")}
